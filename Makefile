@@ -1,0 +1,67 @@
+# `make` or `make help` lists what there is. Everything happens inside .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+FLATLAB_SCALE ?= laptop
+# More arguments for pip, for instance --extra-index-url with PyTorch's CPU builds.
+PIP_ARGS ?=
+# Processes that run tests.
+WORKERS ?= 2
+# More arguments for pytest, for instance -k sharpness.
+PYTEST_ARGS ?=
+
+ifeq ($(OS),Windows_NT)
+  BIN := $(VENV)/Scripts
+else
+  BIN := $(VENV)/bin
+endif
+PY := $(BIN)/python
+READY := $(VENV)/.flatlab-ready
+
+# The notebooks' kernel is the one of this environment, whatever the user has installed.
+export JUPYTER_PREFER_ENV_PATH := 1
+export FLATLAB_SCALE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test check clean-notebooks bench clean distclean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv with everything that the other commands need
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flatlab needs Python 3.11 or later; set PYTHON=/path/to/python3")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing PyTorch, then everything else (a few minutes the first time) ..."
+	$(PY) -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) torch
+	$(PY) -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable ".[book,test]"
+	@touch $@
+
+book: $(READY) ## run every notebook and build the book: _build/html/index.html
+	$(BIN)/jupyter-book build . -n -W --keep-going
+	@echo "The book is in _build/html/index.html"
+
+# One thread per worker: the workers already use the processors. The book is built
+# first, at the smallest scale, while the other workers run the notebooks.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile \
+	--no-loadscope-reorder
+
+test: $(READY) ## style, unit tests, notebooks, the built book and its pages in a browser
+	$(PYTEST) --nbval-lax --nbval-current-env --cov --cov-report=term \
+		tests/book/test_build.py book tests/test_*.py tests/book $(PYTEST_ARGS)
+
+check: $(READY) ## the quick part of the tests: style and the package alone
+	$(PYTEST) tests/test_*.py $(PYTEST_ARGS)
+
+clean-notebooks: $(READY) ## strip outputs that are not to be committed from the notebooks
+	$(PY) book/_ext/clean_notebooks.py book
+
+bench: $(READY) ## time flatlab against its peers
+	$(PY) -m benchmarks
+
+clean: ## remove what was built
+	rm -rf _build build dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+
+distclean: clean ## remove what was built and .venv
+	rm -rf $(VENV)

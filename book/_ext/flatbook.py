@@ -1,0 +1,181 @@
+"""What this book needs from Sphinx beyond Jupyter Book's own settings.
+
+- Outputs are executed again when anything a notebook reads has changed, and the
+  outputs of one ``FLATLAB_SCALE`` are never shown at another.
+- Pages are written again when a style sheet or a script of the book has changed.
+- MathJax comes out of an installed Python package, Thebe is left out, and so no
+  page asks another host for anything.
+- Launch and repository buttons appear only when a repository is configured.
+- The API reference has a section for every module of the package that exists.
+"""
+
+import ast
+import hashlib
+import os
+import shutil
+from importlib.metadata import files
+from pathlib import Path
+
+# In the order in which the book builds on them.
+MODULES = [
+    "data",
+    "models",
+    "network",
+    "training",
+    "loss",
+    "hessian",
+    "spectra",
+    "neighbourhoods",
+    "sharpness",
+    "landscape",
+    "precision",
+    "optim",
+    "bounds",
+    "reparameterization",
+    "information",
+    "attacks",
+    "study",
+    "claims",
+    "plots",
+    "widgets",
+    "scale",
+    "devices",
+]
+
+# Read while a notebook runs, beside the notebook itself.
+SOURCES = (
+    "flatlab/**/*.py",
+    "flatlab/**/*.js",
+    "flatlab/**/*.css",
+    "results/**/*.json",
+    "results/**/*.npz",
+    "book/claims.toml",
+)
+ASSETS = ("book/_static/**/*", "book/_ext/*.py")
+API_MARK = "<!-- one section per module -->"
+
+
+def digest(root, patterns):
+    """Hash the names and contents of the files that match, as a hex string."""
+    found = {
+        p
+        for pattern in patterns
+        for p in root.glob(pattern)
+        if p.is_file()
+    }
+    total = hashlib.sha256()
+    for path in sorted(found):
+        if "__pycache__" in path.parts:
+            continue
+        total.update(path.relative_to(root).as_posix().encode() + b"\0")
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+def configure(app, config):
+    """Settle everything that depends on the files and the environment."""
+    root = Path(app.srcdir)
+    scale = os.environ.get("FLATLAB_SCALE", "laptop")
+    config.flatbook_sources = f"{scale}-{digest(root, SOURCES)}"
+    config.flatbook_assets = digest(root, ASSETS)
+    use_cache(app, config, scale)
+    offer_buttons(config)
+    leave_out_thebe(app)
+
+
+def use_cache(app, config, scale):
+    """Keep executed notebooks under a name that changes with what they read."""
+    caches = Path(app.outdir).parent / ".jupyter_cache"
+    current = caches / config.flatbook_sources
+    for old in caches.glob(f"{scale}-*"):
+        if old != current:
+            shutil.rmtree(old, ignore_errors=True)
+    config.nb_execution_cache_path = str(current)
+
+
+def offer_buttons(config):
+    """Show launch and source buttons if, and only if, a repository is known."""
+    options = config.html_theme_options
+    url = os.environ.get("FLATLAB_REPOSITORY") or options.get(
+        "repository_url"
+    )
+    if url:
+        options["repository_url"] = url
+        options["use_repository_button"] = True
+    else:
+        for name in ("repository_url", "launch_buttons"):
+            options.pop(name, None)
+        options["use_repository_button"] = False
+
+
+def leave_out_thebe(app):
+    """Disconnect an extension that would load its script from another host."""
+    for listeners in app.events.listeners.values():
+        listeners[:] = [
+            listener
+            for listener in listeners
+            if listener.handler.__module__.partition(".")[0]
+            != "sphinx_thebe"
+        ]
+
+
+def copy_mathjax(app, error):
+    """Put MathJax beside the other static files of the built book."""
+    if error or app.builder.format != "html":
+        return
+    target = Path(app.outdir) / "_static" / "mathjax"
+    if target.exists():
+        return
+    script = next(
+        f
+        for f in files("sphinx-mathjax-offline")
+        if f.name == "tex-mml-chtml.js"
+    )
+    source = Path(script.locate()).parent
+    for part in (
+        "output/chtml/fonts",
+        "input/tex/extensions",
+        "a11y",
+        "sre",
+    ):
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target / part)
+    shutil.copy2(source / script.name, target / script.name)
+
+
+def module_sections(root):
+    """Markdown with a heading and the documented names of every module."""
+    found = {path.stem for path in (root / "flatlab").glob("[!_]*.py")}
+    order = [name for name in MODULES if name in found]
+    order += sorted(found - set(MODULES))
+    sections = []
+    for name in order:
+        docstring = ast.get_docstring(
+            ast.parse(
+                (root / "flatlab" / f"{name}.py").read_text("utf-8")
+            )
+        )
+        if docstring is None:
+            raise ValueError(f"flatlab/{name}.py has no docstring")
+        sections.append(
+            f"## `flatlab.{name}`\n\n"
+            f"```{{eval-rst}}\n.. automodule:: flatlab.{name}\n   :members:\n```\n"
+        )
+    return "\n".join(sections)
+
+
+def write_api(app, docname, source):
+    """Replace the mark in a page by the sections of the API reference."""
+    if API_MARK in source[0]:
+        sections = module_sections(Path(app.srcdir))
+        source[0] = source[0].replace(API_MARK, sections)
+
+
+def setup(app):
+    """Connect to Sphinx."""
+    app.add_config_value("flatbook_sources", "", "env", str)
+    app.add_config_value("flatbook_assets", "", "html", str)
+    app.connect("config-inited", configure)
+    app.connect("source-read", write_api)
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}
