@@ -1,0 +1,376 @@
+"""The training loss as a function of the weights: L_S(w), accuracy, gradient."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flatlab.network import Network, Parameters
+
+# numbers held by one evaluation: members x examples x about 200 units stay in cache
+CHUNK_ELEMENTS = 2**25
+
+
+def half_squared_error(logits: Tensor, y: Tensor) -> Tensor:
+    """Half the squared distance of the outputs from the one-hot label.
+
+    Args:
+        logits: (..., classes).
+        y: (...) labels.
+
+    Returns:
+        (...) losses.
+    """
+    target = F.one_hot(y, logits.shape[-1]).to(logits.dtype)
+    return 0.5 * (logits - target).square().sum(-1)
+
+
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    flat = F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), y.reshape(-1), reduction="none"
+    )
+    return flat.view(y.shape)
+
+
+CRITERIA = {"cross_entropy": _cross_entropy, "mse": half_squared_error}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A loss per member: named, or any callable (logits (n, classes), y (n,)).
+
+    A callable returns the mean over its examples as a scalar, or one loss per example.
+    """
+
+    function: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy"
+
+    def __post_init__(self):
+        if isinstance(self.function, str):
+            if self.function not in CRITERIA:
+                raise ValueError(
+                    f"criterion is {self.function!r}, expected one of "
+                    f"{sorted(CRITERIA)} or a callable (logits, y)"
+                )
+        elif not callable(self.function):
+            raise TypeError(
+                f"criterion is {type(self.function).__name__}, expected a name or a "
+                "callable (logits, y)"
+            )
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Mean loss of every member.
+
+        Args:
+            logits: (n, classes) or (members, n, classes).
+            y: (n,) or (members, n) labels, or targets of any form for a callable.
+
+        Returns:
+            () or (members,).
+        """
+        members = logits.ndim == 3
+        if isinstance(self.function, str):
+            if members and y.ndim == 1:
+                y = y.expand(logits.shape[0], -1)
+            return CRITERIA[self.function](logits, y).mean(-1)
+        if not members:
+            return self.function(logits, y).mean()
+        # a callable sees one member at a time: what it reduces over is its own affair
+        own = y.ndim >= 2 and y.shape[:2] == logits.shape[:2]
+        return torch.stack(
+            [
+                self.function(z, y[i] if own else y).mean()
+                for i, z in enumerate(logits.unbind())
+            ]
+        )
+
+
+def select(x, index):
+    """Examples of a tensor, or of every tensor in a dict or tuple.
+
+    Args:
+        x: inputs whose first dimension counts examples.
+        index: a slice or an index tensor.
+
+    Returns:
+        The same structure with the chosen examples.
+    """
+    if isinstance(x, Mapping):
+        return {name: value[index] for name, value in x.items()}
+    if isinstance(x, tuple | list):
+        return tuple(value[index] for value in x)
+    return x[index]
+
+
+def place(x, device: torch.device, dtype: torch.dtype):
+    """Inputs on a device, floating-point ones in a dtype.
+
+    Args:
+        x: a tensor, or a dict or tuple of tensors.
+        device: where to.
+        dtype: of the floating-point tensors.
+
+    Returns:
+        The same structure.
+    """
+    if isinstance(x, Mapping):
+        return {name: place(value, device, dtype) for name, value in x.items()}
+    if isinstance(x, tuple | list):
+        return tuple(place(value, device, dtype) for value in x)
+    return x.to(device, dtype if x.is_floating_point() else x.dtype)
+
+
+def _concatenate(parts: list):
+    if isinstance(parts[0], Mapping):
+        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    if isinstance(parts[0], tuple | list):
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return torch.cat(parts)
+
+
+def _gather(batches: Iterable) -> tuple:
+    """All batches of a loader as one (x, y)."""
+    xs, ys = [], []
+    for batch in batches:
+        if isinstance(batch, Mapping):
+            batch = dict(batch)
+            if "labels" not in batch:
+                raise ValueError(
+                    f"a batch has the keys {sorted(batch)}, expected 'labels' too"
+                )
+            ys.append(batch.pop("labels"))
+            xs.append(batch)
+        elif isinstance(batch, tuple | list) and len(batch) == 2:
+            xs.append(batch[0])
+            ys.append(batch[1])
+        else:
+            raise TypeError(
+                f"a batch is {type(batch).__name__}, expected a pair (x, y) or a dict "
+                "with 'labels'"
+            )
+    if not ys:
+        raise ValueError("the loader gives no batch")
+    return _concatenate(xs), torch.cat(ys)
+
+
+def _first(x) -> Tensor:
+    if isinstance(x, Mapping):
+        return next(iter(x.values()))
+    return x[0] if isinstance(x, tuple | list) else x
+
+
+class Loss:
+    """The empirical risk L_S as a function of the weights.
+
+    Data are moved to the place and dtype of w at the first call and kept there. They
+    are read in chunks where they do not fit at once; the result is the same.
+
+    Args:
+        net: the network.
+        data: ``Examples``, a pair (x, y), or a loader of pairs (x, y) or of dicts with
+            "labels". A loader is read once: a measurement needs one fixed set S, so a
+            loader that shuffles is harmless and one that augments gives one draw.
+        criterion: "cross_entropy", "mse" (half the squared distance from the one-hot
+            label) or a callable (logits (n, classes), y (n,)) that returns the mean
+            over its examples, or one loss per example. L_S is the mean over examples.
+        chunk: examples per evaluation; by default as many as keep the activations
+            within about 128 MiB.
+
+    Raises:
+        TypeError: if ``net`` is no ``Network`` or the data have no known form.
+        ValueError: if x and y differ in length, if there are no examples, or if x or
+            a chunk size is not usable.
+    """
+
+    def __init__(self, net: Network, data, criterion="cross_entropy", chunk=None):
+        if not isinstance(net, Network):
+            raise TypeError(
+                f"Loss takes a Network, got {type(net).__name__}; "
+                "wrap a module with Network(module)"
+            )
+        if hasattr(data, "x") and hasattr(data, "y"):
+            x, y = data.x, data.y
+        elif isinstance(data, tuple) and len(data) == 2:
+            x, y = data
+        elif isinstance(data, Iterable) and not isinstance(
+            data, Tensor | str | Mapping
+        ):
+            x, y = _gather(data)
+        else:
+            raise TypeError(
+                f"data is {type(data).__name__}, expected Examples, a pair (x, y) or a "
+                "loader"
+            )
+        self.net = net
+        self.criterion = Criterion(criterion)
+        self.x, self.y = x, y
+        self.n = len(_first(x))
+        if self.n == 0:
+            raise ValueError("the data hold no examples")
+        if self.n not in y.shape[:2]:
+            raise ValueError(
+                f"there are {self.n} inputs but labels of shape {tuple(y.shape)}, "
+                "expected one label per input"
+            )
+        for part in x.values() if isinstance(x, Mapping) else [_first(x)]:
+            if part.is_floating_point() and not part.isfinite().all():
+                raise ValueError("the inputs hold NaN or infinite values")
+        if chunk is not None and chunk < 1:
+            raise ValueError(
+                f"chunk is {chunk}, expected a positive number of examples"
+            )
+        self._chunk = chunk
+        self._placed: tuple = ()
+
+    def __repr__(self) -> str:
+        return f"Loss({self.net!r}, n={self.n})"
+
+    def chunks(self, w: Tensor) -> Iterator[tuple[object, Tensor, float]]:
+        """The data in the place and dtype of w.
+
+        Args:
+            w: (k,) or (members, k).
+
+        Returns:
+            Iterator over x (b, ...), y (b,) or (members, b), and the share b/n.
+
+        Raises:
+            ValueError: if the labels have a member axis of another length than w.
+        """
+        key = (w.device, w.dtype)
+        if not self._placed or self._placed[0] != key:
+            x, y = place(self.x, *key), self.y.to(w.device)
+            self._placed = (key, x, y)
+        _, x, y = self._placed
+        own_labels = y.ndim == 2 and y.shape[1] == self.n
+        if own_labels and (w.ndim == 1 or w.shape[0] != y.shape[0]):
+            raise ValueError(
+                f"the labels are of {y.shape[0]} members, w has the shape "
+                f"{tuple(w.shape)}"
+            )
+        size = self._chunk or self._default_chunk(w)
+        for start in range(0, self.n, size):
+            part = slice(start, min(start + size, self.n))
+            share = (part.stop - part.start) / self.n
+            yield select(x, part), y[:, part] if own_labels else y[part], share
+
+    def _default_chunk(self, w: Tensor) -> int:
+        members = w.shape[0] if w.ndim == 2 and self.net.together else 1
+        # a layer's weights / its largest input is at least its width, so this bounds
+        # the units of dense nets; convolutions hold more per weight, hence the floor
+        units = sum(max(shape[0], 1) for shape in self.net.layout.shapes)
+        units = max(units, _first(self.x)[0].numel(), 200)
+        return max(1, min(self.n, CHUNK_ELEMENTS // (members * units)))
+
+    def value(self, parameters: Parameters, x, y: Tensor, members: bool) -> Tensor:
+        """Mean loss on given examples, differentiable in the parameters.
+
+        Args:
+            parameters: as ``Network.unflatten`` returns them.
+            x: (b, ...) inputs.
+            y: (b,) or (members, b) labels.
+            members: whether the parameters have a leading axis of members.
+
+        Returns:
+            () or (members,).
+        """
+        logits = self.net.evaluate(parameters, x, members=members)
+        return self.criterion.mean(logits, y)
+
+    def _each(self, w: Tensor, function) -> Tensor:
+        self.net.check(w)
+        members = w.ndim == 2
+        parameters = self.net.unflatten(w.detach())
+        total = None
+        for x, y, share in self.chunks(w):
+            logits = self.net.evaluate(parameters, x, members=members)
+            part = function(logits, y) * share
+            total = part if total is None else total + part
+        return total
+
+    @torch.no_grad()
+    def __call__(self, w: Tensor) -> Tensor:
+        """L_S(w).
+
+        Args:
+            w: (k,) or (members, k).
+
+        Returns:
+            () or (members,), in nats for cross-entropy.
+        """
+        return self._each(w, self.criterion.mean)
+
+    @torch.no_grad()
+    def accuracy(self, w: Tensor) -> Tensor:
+        """Fraction of examples whose largest logit is the label's.
+
+        Args:
+            w: (k,) or (members, k).
+
+        Returns:
+            () or (members,), in [0, 1].
+        """
+        return self._each(
+            w, lambda logits, y: (logits.argmax(-1) == y).to(w.dtype).mean(-1)
+        )
+
+    @torch.no_grad()
+    def logits(self, w: Tensor) -> Tensor:
+        """Outputs on all examples.
+
+        Args:
+            w: (k,) or (members, k).
+
+        Returns:
+            (n, classes) or (members, n, classes).
+        """
+        self.net.check(w)
+        parameters = self.net.unflatten(w.detach())
+        return torch.cat(
+            [
+                self.net.evaluate(parameters, x, members=w.ndim == 2)
+                for x, _, _ in self.chunks(w)
+            ],
+            dim=-2,
+        )
+
+    def gradient(self, w: Tensor) -> Tensor:
+        """The gradient of L_S at w.
+
+        Args:
+            w: (k,) or (members, k).
+
+        Returns:
+            The same shape.
+        """
+        return self.value_and_gradient(w)[1]
+
+    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """L_S(w) and its gradient, from one evaluation.
+
+        Args:
+            w: (k,) or (members, k).
+
+        Returns:
+            () or (members,), and a tensor of the shape of w.
+        """
+        self.net.check(w)
+        members = w.ndim == 2
+        leaves = {
+            n: p.detach().requires_grad_() for n, p in self.net.unflatten(w).items()
+        }
+        value, gradient = None, None
+        for x, y, share in self.chunks(w):
+            with torch.enable_grad():
+                part = self.value(leaves, x, y, members) * share
+                # members do not interact: the gradient of the sum is each one's own
+                grads = torch.autograd.grad(
+                    part.sum(), list(leaves.values()), materialize_grads=True
+                )
+            flat = self.net.flatten(
+                dict(zip(leaves, grads, strict=True)), members=members
+            )
+            value = part.detach() if value is None else value + part.detach()
+            gradient = flat if gradient is None else gradient + flat
+        return value, gradient

@@ -1,0 +1,506 @@
+"""A module as a function f(w, x) of one flat weight vector per member."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+Parameters = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where every coordinate of w lives in the module.
+
+    Attributes:
+        names: name of every trained parameter, in the order of the coordinates.
+        shapes: shape of every parameter.
+        slices: range of coordinates that every parameter occupies.
+        filter: (k,) int64; coordinates with the same number form one filter: a row
+            along dimension 0 of a parameter with two or more dimensions. Every
+            coordinate of a bias or scale is a filter of its own.
+        layer: (k,) int64; coordinates with the same number belong to one submodule.
+        is_bias: (k,) bool; True for parameters with fewer than two dimensions (biases,
+            and the scales and shifts of normalisation layers).
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    slices: tuple[slice, ...]
+    filter: Tensor
+    layer: Tensor
+    is_bias: Tensor
+
+    @property
+    def k(self) -> int:
+        """Number of weights."""
+        return self.slices[-1].stop
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Size, slice]]:
+        return zip(self.names, self.shapes, self.slices, strict=True)
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Tensor]) -> "Layout":
+        """Layout of named parameters, laid end to end.
+
+        Args:
+            parameters: name and tensor of every parameter.
+
+        Returns:
+            The layout, on the CPU.
+        """
+        start, slices, filters, layers, biases = 0, [], [], [], []
+        layer_of: dict[str, int] = {}
+        next_filter = 0
+        for name, parameter in parameters.items():
+            size = parameter.numel()
+            slices.append(slice(start, start + size))
+            start += size
+            is_bias = parameter.ndim < 2
+            count = size if is_bias else parameter.shape[0]
+            filters.append(
+                next_filter + torch.arange(count).repeat_interleave(size // count)
+            )
+            next_filter += count
+            owner = name.rpartition(".")[0]
+            layers.append(
+                torch.full((size,), layer_of.setdefault(owner, len(layer_of)))
+            )
+            biases.append(torch.full((size,), is_bias))
+        return cls(
+            names=tuple(parameters),
+            shapes=tuple(p.shape for p in parameters.values()),
+            slices=tuple(slices),
+            filter=torch.cat(filters),
+            layer=torch.cat(layers),
+            is_bias=torch.cat(biases),
+        )
+
+    def to(self, device: torch.device) -> "Layout":
+        """The same layout with its index tensors on ``device``."""
+        if self.filter.device == torch.device(device):
+            return self
+        return Layout(
+            self.names,
+            self.shapes,
+            self.slices,
+            self.filter.to(device),
+            self.layer.to(device),
+            self.is_bias.to(device),
+        )
+
+
+class _Dropout(nn.Module):
+    """Multiplies by a mask that the caller provides; without one, does nothing.
+
+    Masks are data here and no hidden random state, so that a member of an ensemble
+    drops the same units as the same seed trained alone.
+    """
+
+    def __init__(self, p: float, channels: bool):
+        super().__init__()
+        self.p, self.channels = p, channels
+        self.register_buffer("mask", torch.ones(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.mask.ndim == 0 else x * self.mask
+
+
+_POINTWISE = (
+    nn.ReLU,
+    nn.Tanh,
+    nn.GELU,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.ELU,
+    nn.Softplus,
+    nn.LeakyReLU,
+    nn.Identity,
+)
+
+
+class Network:
+    """A module as a function f(w, x) of flat weights w, for one or many members.
+
+    The module is left as it is found: its weights, gradients, mode and buffers are
+    never written. It is evaluated in eval mode, with the buffers (such as BatchNorm
+    statistics) that it has at the time of the call. Frozen parameters
+    (``requires_grad=False``) are not part of w; tied parameters count once.
+
+    Dense stacks (``Sequential`` of ``Linear``, ``Flatten``, pointwise activations and
+    dropout) evaluate all members in batched matrix products. Other modules go through
+    ``torch.func.vmap`` on a GPU, and member by member on a CPU, where that is faster.
+
+    Args:
+        module: any ``nn.Module``, trained or not. Called as ``module(x)``, as
+            ``module(**x)`` for a dict of inputs and ``module(*x)`` for a tuple; an
+            output with an attribute ``logits`` stands for those logits.
+
+    Raises:
+        TypeError: if ``module`` is no ``nn.Module``.
+        ValueError: if it has no trainable parameter.
+    """
+
+    def __init__(self, module: nn.Module):
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f"Network takes an nn.Module, got {type(module).__name__}; "
+                "pass the model itself, not its state_dict or its class"
+            )
+        self._source = module
+        self._skeleton = copy.deepcopy(module).eval().requires_grad_(False)
+        self._replace_dropout(self._skeleton)
+        trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        if not trained:
+            raise ValueError("the module has no parameter with requires_grad=True")
+        self.layout = Layout.of(trained)
+        self._dense = self._dense_stack()
+        self._layouts: dict[torch.device, Layout] = {}
+
+    @property
+    def k(self) -> int:
+        """Number of weights."""
+        return self.layout.k
+
+    def __repr__(self) -> str:
+        return f"Network({type(self._source).__name__}, k={self.k})"
+
+    # ------------------------------------------------------------------ weights
+
+    def weights(self) -> Tensor:
+        """The module's own weights, as a copy of shape (k,)."""
+        parameters = dict(self._source.named_parameters())
+        return torch.cat(
+            [parameters[name].detach().reshape(-1) for name in self.layout.names]
+        )
+
+    def init(
+        self,
+        seeds: int | Iterable[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Fresh initialisations, by each layer's own ``reset_parameters``.
+
+        Torch's global random state is left as it was.
+
+        Args:
+            seeds: one seed, or one per member.
+            dtype: of the result; by default the module's. The values are those of the
+                module's dtype, so that float64 starts from the same point as float32.
+            device: of the result; by default the module's.
+
+        Returns:
+            (k,) for one seed, (members, k) for several.
+
+        Raises:
+            ValueError: if a trained parameter belongs to a module that cannot
+                reinitialise itself.
+        """
+        single = isinstance(seeds, int)
+        scratch = copy.deepcopy(self._source).cpu()
+        resets = []
+        for prefix, module in scratch.named_modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(
+                module, "_reset_parameters", None
+            )
+            if reset is not None:
+                resets.append((prefix, reset))
+        covered = tuple(prefix for prefix, _ in resets)
+        for name in self.layout.names:
+            owner = name.rpartition(".")[0]
+            if not any(owner == c or owner.startswith(c + ".") for c in covered):
+                raise ValueError(
+                    f"parameter {name!r} belongs to a module without "
+                    "reset_parameters(), so it cannot be initialised afresh; "
+                    "add that method or build w from Network(module).weights()"
+                )
+        parameters = dict(scratch.named_parameters())
+        rows = []
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            for seed in [seeds] if single else seeds:
+                torch.default_generator.manual_seed(int(seed))
+                for _, reset in resets:
+                    reset()
+                rows.append(
+                    torch.cat([parameters[n].reshape(-1) for n in self.layout.names])
+                )
+        if not rows:
+            raise ValueError("seeds is empty, expected at least one seed")
+        like = next(iter(self._source.parameters()))
+        return torch.stack(rows)[0 if single else slice(None)].to(
+            dtype=dtype or like.dtype, device=device or like.device
+        )
+
+    def check(self, w: Tensor) -> None:
+        """Raise unless w has the shape (k,) or (members, k) of this network."""
+        if not isinstance(w, Tensor) or not w.is_floating_point():
+            raise TypeError(
+                f"w is {type(w).__name__}, expected a floating-point tensor"
+            )
+        if w.ndim not in (1, 2) or w.shape[-1] != self.k:
+            raise ValueError(
+                f"w has shape {tuple(w.shape)}, expected ({self.k},) or "
+                f"(members, {self.k}): are these the weights of another network?"
+            )
+
+    def unflatten(self, w: Tensor) -> Parameters:
+        """Views of w as named parameters.
+
+        Args:
+            w: (k,) or (members, k).
+
+        Returns:
+            Name to tensor, each of shape (*shape,) or (members, *shape).
+        """
+        lead = w.shape[:-1]
+        return {n: w[..., s].reshape(*lead, *shape) for n, shape, s in self.layout}
+
+    def flatten(self, parameters: Mapping[str, Tensor], members: bool) -> Tensor:
+        """Inverse of ``unflatten``.
+
+        Args:
+            parameters: name to tensor.
+            members: whether the tensors have a leading axis of members.
+
+        Returns:
+            (k,) or (members, k).
+        """
+        start = 1 if members else 0
+        return torch.cat(
+            [parameters[name].flatten(start) for name in self.layout.names], dim=-1
+        )
+
+    def layout_on(self, device: torch.device) -> Layout:
+        """The layout with its index tensors on ``device``, kept for the next call."""
+        if device not in self._layouts:
+            self._layouts[device] = self.layout.to(device)
+        return self._layouts[device]
+
+    def module(self, w: Tensor) -> nn.Module:
+        """A copy of the module that holds the weights of one member.
+
+        Args:
+            w: (k,).
+
+        Returns:
+            An independent ``nn.Module`` in the mode, dtype and place of w.
+        """
+        self.check(w)
+        if w.ndim != 1:
+            raise ValueError(
+                f"w has shape {tuple(w.shape)}, expected one member ({self.k},)"
+            )
+        module = copy.deepcopy(self._source).to(dtype=w.dtype, device=w.device)
+        own = dict(module.named_parameters())
+        with torch.no_grad():
+            for name, value in self.unflatten(w).items():
+                own[name].copy_(value)
+                own[name].grad = None
+        return module
+
+    # --------------------------------------------------------------- evaluation
+
+    def __call__(self, w: Tensor, x) -> Tensor:
+        """Logits of every member on the same inputs.
+
+        Args:
+            w: (k,) or (members, k).
+            x: (n, ...) inputs, or a dict or tuple of such.
+
+        Returns:
+            (n, classes) or (members, n, classes).
+        """
+        self.check(w)
+        return self.evaluate(self.unflatten(w), x, members=w.ndim == 2)
+
+    def evaluate(
+        self,
+        parameters: Parameters,
+        x,
+        *,
+        members: bool,
+        own_inputs: bool = False,
+        masks: Parameters | None = None,
+    ) -> Tensor:
+        """Logits from named parameters: the differentiable core of everything else.
+
+        Args:
+            parameters: as ``unflatten`` returns them.
+            x: inputs, shared by all members or, with ``own_inputs``, (members, n, ...).
+            members: whether the parameters have a leading axis of members.
+            own_inputs: whether every member has inputs of its own.
+            masks: dropout masks by name, as ``dropout_masks`` describes; each
+                (members, n, ...) or, without members, (n, ...).
+
+        Returns:
+            (n, classes) or (members, n, classes).
+        """
+        if self._dense is not None and self._flattens(x, members and own_inputs):
+            return self._evaluate_dense(parameters, x, members, own_inputs, masks or {})
+        like = next(iter(parameters.values()))
+        fixed = self._fixed(like)
+        if not members:
+            return self._run({**fixed, **parameters, **(masks or {})}, x)
+        if like.is_cuda:
+
+            def one(p, m, inputs):
+                return self._run({**fixed, **p, **m}, inputs)
+
+            return vmap(one, in_dims=(0, 0, 0 if own_inputs else None))(
+                parameters, masks or {}, x
+            )
+        outputs = []
+        for i in range(like.shape[0]):
+            own = {n: p[i] for n, p in (*parameters.items(), *(masks or {}).items())}
+            outputs.append(self._run({**fixed, **own}, x[i] if own_inputs else x))
+        return torch.stack(outputs)
+
+    def _run(self, state: Parameters, x) -> Tensor:
+        if isinstance(x, Mapping):
+            output = functional_call(self._skeleton, state, (), dict(x))
+        else:
+            output = functional_call(
+                self._skeleton, state, tuple(x) if isinstance(x, tuple | list) else (x,)
+            )
+        return output if isinstance(output, Tensor) else output.logits
+
+    def _fixed(self, like: Tensor) -> Parameters:
+        """Buffers and frozen parameters of the module, as they are now."""
+        trained = set(self.layout.names)
+        state = {
+            n: p.detach()
+            for n, p in self._source.named_parameters()
+            if n not in trained
+        }
+        state.update(self._source.named_buffers())
+        return {
+            n: t.to(like.device, like.dtype if t.is_floating_point() else t.dtype)
+            for n, t in state.items()
+        }
+
+    def _evaluate_dense(self, parameters, x, members, own_inputs, masks) -> Tensor:
+        lead = 2 if members and own_inputs else 1
+        for name, layer in self._dense:
+            if isinstance(layer, nn.Linear):
+                weight = parameters[f"{name}.weight"]
+                bias = parameters.get(f"{name}.bias")
+                if not members:
+                    x = F.linear(x, weight, bias)
+                    continue
+                if x.ndim == 2:  # shared inputs: expanded, not copied
+                    x = x.expand(weight.shape[0], *x.shape)
+                weight = weight.transpose(1, 2)
+                if bias is None:
+                    x = torch.bmm(x, weight)
+                else:
+                    x = torch.baddbmm(bias.unsqueeze(1), x, weight)
+            elif isinstance(layer, nn.Flatten):
+                if x.ndim > lead + 1:
+                    x = x.flatten(lead)
+            elif isinstance(layer, _Dropout):
+                mask = masks.get(f"{name}.mask")
+                if mask is not None:
+                    x = x * mask
+            else:
+                x = layer(x)
+        return x
+
+    # --------------------------------------------------------------- structure
+
+    def _dense_stack(self) -> list[tuple[str, nn.Module]] | None:
+        """Layers in order if the module is a dense stack of its own, else None."""
+        if not isinstance(self._skeleton, nn.Sequential):
+            return None
+        layers: list[tuple[str, nn.Module]] = []
+
+        def collect(prefix: str, sequence: nn.Sequential) -> bool:
+            for name, layer in sequence.named_children():
+                full = f"{prefix}{name}"
+                if type(layer) is nn.Sequential:
+                    if not collect(full + ".", layer):
+                        return False
+                elif type(layer) in (nn.Linear, _Dropout, *_POINTWISE) or (
+                    type(layer) is nn.Flatten
+                    and (layer.start_dim, layer.end_dim) == (1, -1)
+                    and not any(isinstance(done, nn.Linear) for _, done in layers)
+                ):
+                    layers.append((full, layer))
+                else:
+                    return False
+            return True
+
+        # hooks, tied or frozen parameters would be missed by the batched products
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
+        alone = type(self._skeleton) is nn.Sequential and not hooked
+        if not alone or not collect("", self._skeleton):
+            return None
+        linear = [(n, m) for n, m in layers if isinstance(m, nn.Linear)]
+        expected = [
+            f"{n}.{p}" for n, m in linear for p, _ in m.named_parameters(recurse=False)
+        ]
+        return layers if tuple(expected) == self.layout.names else None
+
+    def _flattens(self, x, own_inputs: bool) -> bool:
+        """Whether x reaches the first dense layer as one vector per example."""
+        if not isinstance(x, Tensor):
+            return False
+        return isinstance(self._dense[0][1], nn.Flatten) or (
+            x.ndim == (3 if own_inputs else 2)
+        )
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Submodules of the network's structure (for inspection; they hold no w)."""
+        return self._skeleton.modules()
+
+    @property
+    def together(self) -> bool:
+        """Whether all members are evaluated in batched matrix products on a CPU."""
+        return self._dense is not None
+
+    @staticmethod
+    def _replace_dropout(module: nn.Module) -> None:
+        for name, child in module.named_children():
+            if isinstance(child, nn.modules.dropout._DropoutNd):
+                if isinstance(child, nn.AlphaDropout | nn.FeatureAlphaDropout):
+                    continue
+                channels = not isinstance(child, nn.Dropout)
+                setattr(module, name, _Dropout(child.p, channels))
+            else:
+                Network._replace_dropout(child)
+
+    def dropout_masks(self, x: Tensor) -> dict[str, tuple[float, torch.Size]]:
+        """What dropout multiplies in training, found by one evaluation.
+
+        Args:
+            x: (1, ...) one example, in the place and dtype of the weights.
+
+        Returns:
+            Name of every mask to its dropout probability and the shape of one
+            example's mask.
+        """
+        found: dict[str, tuple[float, torch.Size]] = {}
+        handles = []
+        for name, layer in self._skeleton.named_modules():
+            if isinstance(layer, _Dropout) and layer.p > 0:
+
+                def note(layer, inputs, name=name):
+                    shape = inputs[0].shape[1:]
+                    if layer.channels:
+                        shape = shape[:1] + torch.Size([1] * (len(shape) - 1))
+                    found[f"{name}.mask"] = (layer.p, shape)
+
+                handles.append(layer.register_forward_pre_hook(note))
+        if handles:
+            like = self.weights().to(x)
+            state = {**self._fixed(like), **self.unflatten(like)}
+            with torch.no_grad():
+                self._run(state, x)
+            for handle in handles:
+                handle.remove()
+        return found

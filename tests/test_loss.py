@@ -1,0 +1,154 @@
+"""Loss: value, gradient and accuracy against plain PyTorch and closed forms."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from flatlab import models
+from flatlab.loss import Loss
+from flatlab.network import Network
+
+CRITERIA = {
+    "cross_entropy": F.cross_entropy,
+    "mse": lambda z, y: 0.5 * (z - F.one_hot(y, z.shape[-1])).square().sum(-1).mean(),
+}
+
+
+def problem(module=None, n=23):
+    g = torch.Generator().manual_seed(3)
+    net = Network(module or models.mlp(6, 5, 4))
+    x = torch.randn(n, 6, generator=g, dtype=torch.float64)
+    y = torch.randint(0, 4, (n,), generator=g)
+    return net, net.init(range(3), dtype=torch.float64), x, y
+
+
+@pytest.mark.parametrize("criterion", ["cross_entropy", "mse", F.cross_entropy])
+@pytest.mark.parametrize("chunk", [None, 7, 1])
+def test_value_and_gradient_are_those_of_a_module(criterion, chunk):
+    net, w, x, y = problem()
+    loss = Loss(net, (x, y), criterion, chunk=chunk)
+    reference = CRITERIA.get(criterion, F.cross_entropy)
+    values, gradients = loss.value_and_gradient(w)
+    for i in range(3):
+        module = net.module(w[i])
+        expected = reference(module(x), y)
+        expected.backward()
+        gradient = torch.cat([p.grad.flatten() for p in module.parameters()])
+        torch.testing.assert_close(values[i], expected.detach())
+        torch.testing.assert_close(loss(w)[i], expected.detach())
+        torch.testing.assert_close(gradients[i], gradient)
+        torch.testing.assert_close(loss.gradient(w[i]), gradient)
+        accuracy = (module(x).argmax(-1) == y).double().mean()
+        torch.testing.assert_close(loss.accuracy(w)[i], accuracy)
+        torch.testing.assert_close(loss.logits(w)[i], module(x))
+
+
+def test_gradient_is_that_of_finite_differences():
+    net, w, x, y = problem(models.mlp(6, 5, 4, activation="tanh"))
+    loss = Loss(net, (x, y))
+    g = torch.Generator().manual_seed(0)
+    v = torch.randn(w.shape, generator=g, dtype=torch.float64)
+    step = 1e-5
+    slope = (loss(w + step * v) - loss(w - step * v)) / (2 * step)
+    torch.testing.assert_close(
+        (loss.gradient(w) * v).sum(-1), slope, rtol=1e-8, atol=1e-9
+    )
+
+
+def test_linear_softmax_regression_has_the_closed_form():
+    net, _, x, y = problem(nn.Sequential(nn.Linear(6, 4)))
+    w = torch.zeros(net.k, dtype=torch.float64)
+    loss = Loss(net, (x, y))
+    assert loss(w).item() == pytest.approx(torch.tensor(4.0).double().log().item())
+    residual = (0.25 - F.one_hot(y, 4).double()) / len(y)
+    expected = torch.cat([(residual.T @ x).flatten(), residual.sum(0)])
+    torch.testing.assert_close(loss.gradient(w), expected)
+
+
+def test_a_loader_gives_the_loss_of_its_examples():
+    net, w, x, y = problem()
+    whole = Loss(net, (x, y))
+    loader = DataLoader(TensorDataset(x, y), batch_size=5, shuffle=True)
+    torch.testing.assert_close(Loss(net, loader)(w), whole(w))
+    named = [{"input": x[:9], "labels": y[:9]}, {"input": x[9:], "labels": y[9:]}]
+    torch.testing.assert_close(Loss(net, named)(w), whole(w))
+    torch.testing.assert_close(Loss(net, named, chunk=4).gradient(w), whole.gradient(w))
+
+
+def test_labels_may_differ_between_members():
+    net, w, x, y = problem()
+    own = torch.stack([y, (y + 1) % 4, (y + 2) % 4])
+    loss = Loss(net, (x, own), chunk=9)
+    for i in range(3):
+        alone = Loss(net, (x, own[i]))
+        torch.testing.assert_close(loss(w)[i], alone(w[i]))
+        torch.testing.assert_close(loss.gradient(w)[i], alone.gradient(w[i]))
+        torch.testing.assert_close(loss.accuracy(w)[i], alone.accuracy(w[i]))
+    with pytest.raises(ValueError, match="members"):
+        loss(w[:2])
+    with pytest.raises(ValueError, match="members"):
+        loss(w[0])
+
+
+def test_a_parameter_without_influence_has_a_zero_gradient():
+    class Extra(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(6, 4), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    net, w, x, y = problem(Extra())
+    assert (Loss(net, (x, y)).gradient(w)[:, 28:] == 0).all()
+
+
+def test_measuring_writes_nothing():
+    module = models.mlp(6, 5, 4, dropout=0.5)
+    net = Network(module)
+    _, _, x, y = problem()
+    w = net.weights().double().requires_grad_()
+    loss = Loss(net, (x, y))
+    for value in (loss(w), loss.accuracy(w), *loss.value_and_gradient(w)):
+        assert not value.requires_grad
+    assert w.grad is None
+    assert all(p.grad is None for p in module.parameters())
+    assert module.training
+
+
+def test_float32_and_float64_weights_share_one_loss():
+    net, w, x, y = problem()
+    loss = Loss(net, (x.float(), y))
+    assert loss(w).dtype == torch.float64
+    assert loss(w.float()).dtype == torch.float32
+    torch.testing.assert_close(loss(w.float()).double(), loss(w), rtol=1e-5, atol=1e-6)
+
+
+def test_bad_input_says_what_is_expected():
+    net, w, x, y = problem()
+    with pytest.raises(TypeError, match="Network"):
+        Loss(models.mlp(6, 4), (x, y))
+    with pytest.raises(TypeError, match="Examples"):
+        Loss(net, x)
+    with pytest.raises(ValueError, match="one label per input"):
+        Loss(net, (x, y[:5]))
+    with pytest.raises(ValueError, match="NaN"):
+        Loss(net, (x / 0, y))
+    with pytest.raises(ValueError, match="no examples"):
+        Loss(net, (x[:0], y[:0]))
+    with pytest.raises(ValueError, match="chunk"):
+        Loss(net, (x, y), chunk=0)
+    with pytest.raises(ValueError, match="criterion"):
+        Loss(net, (x, y), "hinge")
+    with pytest.raises(TypeError, match="criterion"):
+        Loss(net, (x, y), 3)
+    with pytest.raises(ValueError, match="labels"):
+        Loss(net, [{"x": x}])
+    with pytest.raises(ValueError, match="no batch"):
+        Loss(net, [])
+    with pytest.raises(TypeError, match="batch"):
+        Loss(net, [x])
+    with pytest.raises(ValueError, match="another network"):
+        Loss(net, (x, y))(w[:, 1:])

@@ -1,0 +1,251 @@
+"""Network: the same function as the module, and the module left as it was found."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from flatlab import models
+from flatlab.network import Layout, Network
+
+
+class Tied(nn.Module):
+    """Two layers that share one matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(5, 5)
+        self.b = nn.Linear(5, 5)
+        self.b.weight = self.a.weight
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+
+class Dictionary(nn.Module):
+    """Takes named inputs and returns an object with logits, as text models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(11, 6)
+        self.encoder = nn.TransformerEncoderLayer(
+            6, 2, dim_feedforward=8, batch_first=True, dropout=0.1
+        )
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, tokens, keep):
+        h = self.encoder(self.table(tokens), src_key_padding_mask=~keep)
+        out = self.head((h * keep.unsqueeze(-1)).mean(1))
+        return type("Output", (), {"logits": out})
+
+
+def frozen():
+    net = models.mlp(5, 4, 3)
+    net[1].weight.requires_grad_(False)
+    return net
+
+
+def images(*shape):
+    return torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def tokens():
+    g = torch.Generator().manual_seed(0)
+    keep = torch.ones(6, 7, dtype=torch.bool)
+    keep[:, 5:] = False
+    return {"tokens": torch.randint(0, 11, (6, 7), generator=g), "keep": keep}
+
+
+def warmed_resnet():
+    net = models.resnet((1, 8, 8), 10, channels=(4, 6))
+    net(torch.randn(32, 1, 8, 8))
+    return net
+
+
+CASES = {
+    "mlp": (lambda: models.mlp(64, 12, 10), lambda: images(1, 8, 8)),
+    "mlp-dropout": (lambda: models.mlp(5, 8, 8, 3, dropout=0.5), lambda: images(5)),
+    "mlp-no-bias": (lambda: models.mlp(5, 8, 3, bias=False), lambda: images(5)),
+    "no-flatten": (
+        lambda: nn.Sequential(
+            nn.Linear(5, 4), nn.Sequential(nn.Tanh(), nn.Linear(4, 3))
+        ),
+        lambda: images(5),
+    ),
+    "sequence": (
+        lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)),
+        lambda: images(7, 5),
+    ),
+    "cnn": (lambda: models.cnn((1, 8, 8), 10), lambda: images(1, 8, 8)),
+    "resnet": (warmed_resnet, lambda: images(1, 8, 8)),
+    "tied": (Tied, lambda: images(5)),
+    "frozen": (frozen, lambda: images(5)),
+    "dictionary": (Dictionary, tokens),
+}
+
+
+@pytest.fixture(params=sorted(CASES))
+def case(request):
+    torch.manual_seed(1)
+    make, inputs = CASES[request.param]
+    return make(), inputs()
+
+
+def call(module, x):
+    out = module(**x) if isinstance(x, dict) else module(x)
+    return out if isinstance(out, torch.Tensor) else out.logits
+
+
+def test_network_is_the_module_in_eval_mode(case):
+    module, x = case
+    net = Network(module)
+    expected = call(copy.deepcopy(module).eval(), x)
+    torch.testing.assert_close(net(net.weights(), x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_members_are_evaluated_as_they_are_alone(case):
+    module, x = case
+    net = Network(module)
+    w = net.init(range(3), dtype=torch.float64)
+    x = {k: v for k, v in x.items()} if isinstance(x, dict) else x.double()
+    together = net(w, x)
+    for i in range(3):
+        alone = call(net.module(w[i]).eval(), x)
+        torch.testing.assert_close(net(w[i], x), alone, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(together[i], alone, rtol=1e-12, atol=1e-12)
+
+
+def test_the_module_is_left_as_it_was_found(case):
+    module, x = case
+    module.train()
+    for p in module.parameters():
+        p.grad = torch.full_like(p, 7.0)
+    before = {n: t.clone() for n, t in module.state_dict().items()}
+    rng = torch.get_rng_state()
+    net = Network(module)
+    w = net.init(range(2))
+    net(w, x)
+    net.module(w[0])
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert module.training
+    assert all(m.training for m in module.modules())
+    assert all((p.grad == 7).all() for p in module.parameters())
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+def test_flatten_inverts_unflatten(case):
+    net = Network(case[0])
+    w = net.init(range(2))
+    assert torch.equal(net.flatten(net.unflatten(w), members=True), w)
+    assert torch.equal(net.flatten(net.unflatten(w[0]), members=False), w[0])
+
+
+def test_same_seed_same_member_whatever_the_ensemble():
+    net = Network(models.mlp(5, 4, 3))
+    w = net.init([3, 8, 5])
+    assert torch.equal(net.init([5]), w[2:])
+    assert torch.equal(net.init(8), w[1])
+    assert not torch.equal(w[0], w[1])
+    torch.manual_seed(8)
+    fresh = models.mlp(5, 4, 3)
+    assert torch.equal(Network(fresh).weights(), w[1])
+
+
+def test_layout_names_every_coordinate():
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.GroupNorm(1, 3), nn.Linear(4, 2))
+    layout = Network(module).layout
+    w = Network(module).weights()
+    for name, shape, part in layout:
+        torch.testing.assert_close(w[part].view(shape), module.get_parameter(name).data)
+    convolution = layout.filter[: 3 * 18].view(3, 18)
+    assert (convolution == convolution[:, :1]).all()
+    assert convolution.unique().numel() == 3
+    biases = layout.filter[layout.is_bias]
+    assert biases.unique().numel() == biases.numel() == 3 + 3 + 3 + 2
+    assert layout.layer.unique_consecutive().tolist() == [0, 1, 2]
+    assert layout.k == w.numel() == sum(p.numel() for p in module.parameters())
+
+
+def test_tied_parameters_count_once_and_frozen_ones_not_at_all():
+    tied = Tied()
+    assert Network(tied).k == sum(p.numel() for p in tied.parameters())
+    net = Network(frozen())
+    assert net.layout.names == ("1.bias", "3.weight", "3.bias")
+
+
+def test_frozen_and_normalising_values_are_read_live():
+    module = warmed_resnet()
+    net = Network(module)
+    x, w = images(1, 8, 8), net.weights()
+    before = net(w, x)
+    module.train()
+    module(5 * torch.randn(32, 1, 8, 8))
+    assert not torch.allclose(net(w, x), before)
+    torch.testing.assert_close(net(w, x), copy.deepcopy(module).eval()(x))
+
+
+def test_dropout_masks_multiply_the_hidden_units():
+    net = Network(models.mlp(5, 4, 3, dropout=0.5))
+    x = images(5)
+    ((name, (p, shape)),) = net.dropout_masks(x[:1]).items()
+    assert (p, shape) == (0.5, (4,))
+    w = net.init(range(2))
+    mask = torch.zeros(2, 6, 4)
+    out = net.evaluate(net.unflatten(w), x, members=True, masks={name: mask})
+    bias = net.unflatten(w)["4.bias"]
+    torch.testing.assert_close(out, bias.unsqueeze(1).expand(2, 6, 3))
+
+
+def test_channel_dropout_drops_whole_channels():
+    net = Network(
+        nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.Dropout2d(0.4), nn.Flatten(), nn.Linear(108, 2)
+        )
+    )
+    assert net.dropout_masks(images(1, 8, 8)[:1]) == {"1.mask": (0.4, (3, 1, 1))}
+
+
+def test_hooks_are_not_bypassed():
+    module = models.mlp(5, 4, 3)
+    module[1].register_forward_hook(lambda m, i, out: 2 * out)
+    net = Network(module)
+    x = images(5)
+    torch.testing.assert_close(net(net.weights(), x), module(x))
+    torch.testing.assert_close(net(net.weights()[None], x)[0], module(x))
+
+
+def test_clear_errors():
+    net = Network(models.mlp(5, 4, 3))
+    with pytest.raises(TypeError, match=r"nn\.Module"):
+        Network({"weight": torch.ones(2)})
+    with pytest.raises(ValueError, match="requires_grad"):
+        Network(nn.Flatten())
+    with pytest.raises(ValueError, match="another network"):
+        net(torch.zeros(7), images(5))
+    with pytest.raises(TypeError, match="floating-point"):
+        net(torch.zeros(net.k, dtype=torch.long), images(5))
+    with pytest.raises(ValueError, match="one member"):
+        net.module(net.init(range(2)))
+    with pytest.raises(ValueError, match="at least one seed"):
+        net.init([])
+
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return x * self.scale
+
+    with pytest.raises(ValueError, match="reset_parameters"):
+        Network(Bare()).init(0)
+
+
+def test_layout_moves_to_a_device():
+    layout = Layout.of({"a": torch.zeros(2, 3)})
+    assert layout.to(torch.device("cpu")) is layout
+    assert layout.to(torch.device("meta")).filter.device.type == "meta"

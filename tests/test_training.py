@@ -1,0 +1,417 @@
+"""Training: every member is what plain PyTorch gives alone; nothing is lost."""
+
+import _thread
+import math
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flatlab import models
+from flatlab.data import Dataset, Examples
+from flatlab.loss import Loss
+from flatlab.network import Network
+from flatlab.training import ORDER, generator, train
+
+
+def toy(n=60, shape=(6,), classes=3, corrupt=False, seed=0):
+    """A learnable task: the label is the largest of the first inputs."""
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(count):
+        x = torch.randn(count, *shape, generator=g)
+        return x, x.flatten(1)[:, :classes].argmax(1)
+
+    x, y = draw(n)
+    given = y.clone()
+    if corrupt:
+        given[: n // 3] = (given[: n // 3] + 1) % classes
+    parts = [Examples(*(p := draw(30)), p[1]) for _ in range(2)]
+    return Dataset(Examples(x, given, y), *parts, classes=classes, name="toy")
+
+
+def by_hand(net, data, seed, epochs, batch_size, make, schedule=None):
+    """The same training as a plain loop over one module."""
+    module = net.module(net.init(seed, dtype=torch.float64))
+    optimizer = make(module.parameters())
+    scheduler = schedule(optimizer) if schedule else None
+    x, y = data.train.x.double(), data.train.y
+    for epoch in range(epochs):
+        order = torch.randperm(len(x), generator=generator(seed, ORDER, epoch))
+        for batch in order.split(batch_size):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x[batch]), y[batch]).backward()
+            optimizer.step()
+            if scheduler:
+                scheduler.step()
+    return Network(module).weights()
+
+
+SETTINGS = {
+    "sgd": (dict(lr=0.1), lambda p: torch.optim.SGD(p, 0.1)),
+    "momentum": (
+        dict(lr=0.05, momentum=0.9, weight_decay=0.01),
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.01),
+    ),
+    "adam": (
+        dict(lr=0.01, optimizer="adam", weight_decay=0.01),
+        lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.01),
+    ),
+}
+NETS = {
+    "mlp": (lambda: models.mlp(6, 8, 3), (6,)),
+    "cnn": (lambda: models.cnn((1, 6), 3, channels=(3, 4), hidden=5), (1, 6)),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", NETS)
+def test_member_is_what_a_plain_loop_gives(setting, name):
+    options, make = SETTINGS[setting]
+    module, shape = NETS[name]
+    net, data = Network(module()), toy(shape=shape)
+    run = train(
+        net, data, seeds=[4, 7], epochs=5, batch_size=16, dtype=torch.float64, **options
+    )
+    for i, seed in enumerate([4, 7]):
+        expected = by_hand(net, data, seed, 5, 16, make)
+        torch.testing.assert_close(run.w[i], expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_member_of_an_ensemble_is_the_same_seed_alone(optimizer, name):
+    module, shape = {
+        "mlp": (lambda: models.mlp(6, 8, 3, dropout=0.3), (6,)),
+        "cnn": (lambda: models.cnn((1, 6), 3, hidden=5, dropout=0.3), (1, 6)),
+    }[name]
+    net, data = Network(module()), toy(shape=shape, n=50)
+    options = dict(
+        epochs=10, batch_size=16, optimizer=optimizer, input_noise=0.1,
+        weight_decay=0.01, schedule="cosine", dtype=torch.float64,
+    )  # fmt: skip
+    if optimizer == "sgd":
+        options["momentum"] = 0.9
+    lr = torch.tensor([0.02, 0.01, 0.03])
+    together = train(net, data, seeds=[1, 2, 3], lr=lr, **options)
+    for i in range(3):
+        alone = train(net, data, seeds=[i + 1], lr=lr[i].item(), **options)
+        torch.testing.assert_close(together.w[i], alone.w[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "decay", "reference"),
+    [
+        (
+            "cosine",
+            1.0,
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=4 * 5),
+        ),
+        (
+            "exponential",
+            0.8,
+            lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 0.8 ** (t // 4)),
+        ),
+        (
+            lambda epoch: 1 / (1 + epoch),
+            1.0,
+            lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t / 4)),
+        ),
+    ],
+)
+def test_schedules_are_those_of_torch(schedule, decay, reference):
+    net, data = Network(models.mlp(6, 8, 3)), toy()
+    run = train(
+        net, data, seeds=3, epochs=5, batch_size=15, lr=0.1, dtype=torch.float64,
+        schedule=schedule, decay=decay,
+    )  # fmt: skip
+    expected = by_hand(
+        net, data, 3, 5, 15, lambda p: torch.optim.SGD(p, 0.1), schedule=reference
+    )
+    torch.testing.assert_close(run.w[0], expected, rtol=0, atol=1e-9)
+
+
+def test_every_hyperparameter_may_differ_between_members():
+    net, data = Network(models.mlp(6, 8, 3)), toy()
+    own = dict(
+        lr=torch.tensor([0.1, 0.02]),
+        momentum=torch.tensor([0.0, 0.9]),
+        weight_decay=torch.tensor([0.1, 0.0]),
+        input_noise=torch.tensor([0.0, 0.5]),
+    )
+    fixed = dict(epochs=4, batch_size=16, dtype=torch.float64)
+    run = train(net, data, seeds=[5, 6], **own, **fixed)
+    for i in range(2):
+        values = {name: v[i].item() for name, v in own.items()}
+        alone = train(net, data, seeds=[5 + i], **values, **fixed)
+        torch.testing.assert_close(run.w[i], alone.w[0], rtol=0, atol=1e-9)
+
+
+def test_labels_may_differ_between_members():
+    net, data = Network(models.mlp(6, 8, 3)), toy()
+    y = data.train.y
+    own = torch.stack([y, (y + 1) % 3])
+    both = Dataset(Examples(data.train.x, own, y), data.validation, data.test, 3, "toy")
+    fixed = dict(lr=0.1, epochs=6, batch_size=16, dtype=torch.float64)
+    run = train(net, both, seeds=[0, 1], **fixed)
+    for i in range(2):
+        single = Dataset(
+            Examples(data.train.x, own[i], y), data.validation, data.test, 3, "toy"
+        )
+        alone = train(net, single, seeds=[i], **fixed)
+        torch.testing.assert_close(run.w[i], alone.w[0], rtol=0, atol=1e-9)
+    history = run.history
+    assert math.isnan(history["corrupted_accuracy"][-1, 0])
+    assert history["truth_accuracy"][-1, 1] < history["corrupted_accuracy"][-1, 1]
+
+
+def test_history_is_what_loss_measures():
+    net, data = Network(models.mlp(6, 8, 3)), toy(corrupt=True)
+    run = train(
+        net, data, seeds=range(2), epochs=4, batch_size=16, lr=0.1, record=2,
+        snapshots=[0, 1, 4], dtype=torch.float64,
+    )  # fmt: skip
+    assert run.epochs.tolist() == [0, 2, 4]
+    assert run.snapshot_epochs.tolist() == [0, 1, 4]
+    torch.testing.assert_close(
+        run.snapshots[0], net.init(range(2), dtype=torch.float64)
+    )
+    torch.testing.assert_close(run.snapshots[2], run.w)
+    for part in ("train", "validation", "test"):
+        loss = Loss(net, getattr(data, part))
+        torch.testing.assert_close(run.history[f"{part}_loss"][-1], loss(run.w))
+        torch.testing.assert_close(
+            run.history[f"{part}_accuracy"][-1], loss.accuracy(run.w)
+        )
+    x, y, clean = data.train.x.double(), data.train.y, data.train.clean_y
+    predicted = net(run.w, x).argmax(-1)
+    wrong = y != clean
+    right = (predicted == y).double()
+    torch.testing.assert_close(
+        run.history["clean_accuracy"][-1], right[:, ~wrong].mean(1)
+    )
+    torch.testing.assert_close(
+        run.history["corrupted_accuracy"][-1], right[:, wrong].mean(1)
+    )
+    truth = (predicted == clean).double()[:, wrong].mean(1)
+    torch.testing.assert_close(run.history["truth_accuracy"][-1], truth)
+
+
+def test_members_stop_at_the_loss_they_are_asked_for():
+    net, data = Network(models.mlp(6, 16, 3)), toy()
+    fixed = dict(batch_size=16, lr=torch.tensor([0.3, 1e-4]), record=50, momentum=0.9)
+    run = train(net, data, seeds=[0, 1], epochs=60, stop_loss=0.2, **fixed)
+    assert run.fitted.tolist() == [True, False]
+    last = int(run.stopped[0])
+    assert 0 < last < 60
+    assert run.stopped[1] == 60
+    loss = Loss(net, data.train)
+    assert loss(run.w)[0] < 0.2
+    torch.testing.assert_close(run.history["train_loss"][-1, 0], loss(run.w)[0])
+    # it is the first epoch below: one epoch earlier the loss was above
+    before = train(net, data, seeds=[0, 1], epochs=last - 1, stop_loss=0.2, **fixed)
+    assert loss(before.w)[0] >= 0.2
+    same = train(net, data, seeds=[0, 1], epochs=last, **fixed)
+    torch.testing.assert_close(same.w[0], run.w[0])
+
+
+def test_a_diverging_member_is_marked_and_the_others_go_on():
+    net, data = Network(models.mlp(6, 8, 3)), toy()
+    lr = torch.tensor([1e30, 0.1])
+    with pytest.warns(RuntimeWarning, match=r"seed\(s\) \[0\]"):
+        run = train(net, data, seeds=[0, 1], epochs=5, batch_size=16, lr=lr)
+    assert run.diverged.tolist() == [True, False]
+    assert not run.fitted.any()
+    alone = train(net, data, seeds=[1], epochs=5, batch_size=16, lr=0.1)
+    torch.testing.assert_close(run.w[1], alone.w[0])
+    assert run.history["train_accuracy"][-1, 1] > 0.5
+
+
+def interrupt_at(epoch):
+    """A schedule that presses Ctrl-C in the middle of an epoch, once."""
+    pressed = []
+
+    def schedule(now):
+        if now > epoch and not pressed:
+            pressed.append(now)
+            raise KeyboardInterrupt
+        return 1.0
+
+    return schedule
+
+
+def test_ctrl_c_returns_what_is_finished():
+    net, data = Network(models.mlp(6, 8, 3)), toy()
+    fixed = dict(seeds=[0, 1], batch_size=16, lr=0.1, momentum=0.9, snapshots=[1, 5])
+    with pytest.warns(RuntimeWarning, match="epoch 3 of 6"):
+        run = train(net, data, epochs=6, schedule=interrupt_at(3.2), **fixed)
+    assert run.interrupted
+    assert run.epochs.tolist() == [0, 1, 2, 3]
+    assert run.snapshot_epochs.tolist() == [1]
+    assert run.stopped.tolist() == [3, 3]
+    fixed["snapshots"] = [1]
+    whole = train(net, data, epochs=3, **fixed)
+    assert torch.equal(run.w, whole.w)
+    assert torch.equal(run.history["test_loss"], whole.history["test_loss"])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, optimizer):
+    net, data = Network(models.mlp(6, 8, 3, dropout=0.2)), toy(corrupt=True)
+    path = tmp_path / "deep" / "run.npz"
+    fixed = dict(
+        seeds=[0, 1, 2], epochs=8, batch_size=16, lr=torch.tensor([0.02, 0.01, 0.3]),
+        optimizer=optimizer, stop_loss=0.3, snapshots=[2, 7], input_noise=0.1,
+    )  # fmt: skip
+    if optimizer == "sgd":
+        fixed["momentum"] = 0.9
+    whole = train(net, data, schedule=lambda t: 1.0, **fixed)
+
+    class Steady:
+        """A schedule of constant lr, with Ctrl-C at 4.5, that is one thing to hash."""
+
+        pressed = False
+
+        def __call__(self, now):
+            if now > 4.5 and not self.pressed:
+                self.pressed = True
+                raise KeyboardInterrupt
+            return 1.0
+
+        def __str__(self):
+            return "steady"
+
+    schedule = Steady()
+    with pytest.warns(RuntimeWarning, match="interrupted"):
+        train(net, data, schedule=schedule, checkpoint=path, **fixed)
+    assert path.exists()
+    resumed = train(net, data, schedule=schedule, checkpoint=path, **fixed)
+    assert not path.exists()
+    assert not list(path.parent.iterdir())
+    for name in ("w", "epochs", "stopped", "fitted", "diverged", "snapshots"):
+        assert torch.equal(getattr(whole, name), getattr(resumed, name)), name
+    for name, values in whole.history.items():
+        assert torch.equal(values, resumed.history[name]), name
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    net, data = Network(models.mlp(6, 8, 3)), toy()
+    path = tmp_path / "run.npz"
+    fixed = dict(seeds=[0], batch_size=16, lr=0.1, checkpoint=path)
+    with pytest.warns(RuntimeWarning, match="interrupted"):
+        train(net, data, epochs=6, schedule=interrupt_at(3.2), **fixed)
+    with pytest.raises(ValueError, match="another run"):
+        train(net, data, epochs=7, schedule=interrupt_at(9), **fixed)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        train(net, data, epochs=6, schedule=interrupt_at(9), **fixed)
+
+
+def test_a_real_ctrl_c_stops_a_long_run():
+    net, data = Network(models.mlp(6, 8, 3)), toy()
+    timer = threading.Timer(0.5, _thread.interrupt_main)
+    timer.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = train(
+            net, data, seeds=[0], epochs=10**6, batch_size=16, lr=0.01, record=10**6
+        )
+    timer.join()
+    assert run.interrupted
+    assert run.w.isfinite().all()
+    assert run.epochs.tolist() == [0]
+    assert 0 < int(run.stopped[0]) < 10**6
+
+
+def test_global_random_state_is_untouched_and_has_no_influence():
+    net, data = Network(models.mlp(6, 8, 3, dropout=0.3)), toy()
+    fixed = dict(seeds=[0], epochs=2, batch_size=16, lr=0.1, input_noise=0.1)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    state, other = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = train(net, data, **fixed)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (np.random.get_state()[1] == other).all()
+    torch.manual_seed(2)
+    assert torch.equal(train(net, data, **fixed).w, first.w)
+
+
+def test_dropout_and_noise_have_the_scale_they_say():
+    """One step from zero weights reads off the inputs' second moment."""
+    net = Network(nn.Sequential(nn.Linear(1, 2, bias=False)))
+    n, sigma = 4000, 2.0
+    x, y = torch.ones(n, 1), torch.zeros(n, dtype=torch.long)
+    part = Examples(x, y, y)
+    data = Dataset(part, part, part, classes=2, name="ones")
+    run = train(
+        net, data, seeds=[0], epochs=1, batch_size=n, lr=1.0, input_noise=sigma,
+        start=torch.zeros(1, 2),
+    )  # fmt: skip
+    # gradient of class 0 at zero logits is -mean(x + noise)/2
+    mean = 2 * run.w[0, 0]
+    assert abs(mean - 1) < 4 * sigma / math.sqrt(n)
+    assert mean != 1
+
+
+def test_bf16_autocast_learns_the_same_task():
+    net, data = Network(models.mlp(6, 16, 3)), toy(n=300)
+    fixed = dict(seeds=[0], epochs=15, batch_size=30, lr=0.1, momentum=0.9)
+    low = train(net, data, autocast=torch.bfloat16, **fixed)
+    assert low.w.dtype == torch.float32
+    full = train(net, data, **fixed)
+    assert not torch.equal(low.w, full.w)
+    gap = low.history["train_loss"][-1] - full.history["train_loss"][-1]
+    assert abs(gap.item()) < 0.05
+
+
+def norm_net():
+    return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "word"),
+    [
+        (dict(lr=-0.1), ValueError, "lr is -0.1"),
+        (dict(lr=float("nan")), ValueError, "lr"),
+        (dict(lr=torch.tensor([0.1, 0.2, 0.3])), ValueError, "2 members"),
+        (dict(momentum=1.0), ValueError, "momentum"),
+        (dict(weight_decay=-1.0), ValueError, "weight_decay"),
+        (dict(input_noise=-1.0), ValueError, "input_noise"),
+        (dict(epochs=0), ValueError, "epochs"),
+        (dict(batch_size=2.5), ValueError, "batch_size"),
+        (dict(optimizer="sgdm"), ValueError, "optimizer"),
+        (dict(optimizer="adam", momentum=0.9), ValueError, "momentum"),
+        (dict(schedule="step"), ValueError, "schedule"),
+        (dict(schedule="exponential", decay=2.0), ValueError, "decay"),
+        (dict(seeds=[1, 1]), ValueError, "different seeds"),
+        (dict(seeds=[]), ValueError, "one or more"),
+        (dict(record=0), ValueError, "record"),
+        (dict(snapshots=[9]), ValueError, "snapshots"),
+        (dict(start=torch.zeros(2, 5)), ValueError, "another network"),
+        (dict(start=torch.zeros(1, 83)), ValueError, "one row per seed"),
+        (dict(net=3), TypeError, "Network"),
+        (dict(net=norm_net()), ValueError, "running statistics"),
+        (
+            dict(net=nn.Sequential(nn.TransformerEncoderLayer(6, 2))),
+            ValueError,
+            "dropout",
+        ),
+        (dict(net=models.mlp(6, 8, 2)), ValueError, "2 outputs"),
+        (dict(data=[1, 2]), TypeError, "Dataset"),
+    ],
+)
+def test_bad_arguments_say_what_is_expected(change, error, word):
+    options = dict(
+        net=models.mlp(6, 8, 3),
+        data=toy(),
+        seeds=[0, 1],
+        epochs=2,
+        batch_size=8,
+        lr=0.1,
+    )
+    options.update(change)
+    with pytest.raises(error, match=word):
+        train(options.pop("net"), options.pop("data"), **options)
