@@ -55,11 +55,7 @@ def clean(notebook, name="notebook"):
         raise ValueError(f"{name}: every cell needs an id of its own")
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict(
-            {
-                k: cell.metadata[k]
-                for k in KEPT_METADATA
-                if cell.metadata.get(k)
-            }
+            {k: cell.metadata[k] for k in KEPT_METADATA if cell.metadata.get(k)}
         )
         cell.pop("attachments", None)
         if cell.cell_type != "code":
@@ -95,18 +91,12 @@ def main(arguments=None):
     """Clean or check; the exit status is 1 where something is amiss."""
     parser = argparse.ArgumentParser(description="Clean notebooks.")
     parser.add_argument("paths", nargs="+", type=Path)
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing"
-    )
-    parser.add_argument(
-        "--execute", action="store_true", help="run them first"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    parser.add_argument("--execute", action="store_true", help="run them first")
     options = parser.parse_args(arguments)
     status = 0
     for path in options.paths:
-        for notebook in (
-            sorted(path.rglob("*.ipynb")) if path.is_dir() else [path]
-        ):
+        for notebook in sorted(path.rglob("*.ipynb")) if path.is_dir() else [path]:
             if ".ipynb_checkpoints" in notebook.parts:
                 continue
             try:
@@ -118,9 +108,7 @@ def main(arguments=None):
             if wanted == notebook.read_text("utf-8"):
                 continue
             if options.check:
-                print(
-                    f"{notebook}: not clean; run `make clean-notebooks`"
-                )
+                print(f"{notebook}: not clean; run `make clean-notebooks`")
                 status = 1
             else:
                 notebook.write_text(wanted, "utf-8")

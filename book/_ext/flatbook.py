@@ -38,8 +38,8 @@ MODULES = [
     "claims",
     "plots",
     "widgets",
-    "scale",
-    "devices",
+    "environment",
+    "progress",
 ]
 
 # Read while a notebook runs, beside the notebook itself.
@@ -57,12 +57,7 @@ API_MARK = "<!-- one section per module -->"
 
 def digest(root, patterns):
     """Hash the names and contents of the files that match, as a hex string."""
-    found = {
-        p
-        for pattern in patterns
-        for p in root.glob(pattern)
-        if p.is_file()
-    }
+    found = {p for pattern in patterns for p in root.glob(pattern) if p.is_file()}
     total = hashlib.sha256()
     for path in sorted(found):
         if "__pycache__" in path.parts:
@@ -96,9 +91,7 @@ def use_cache(app, config, scale):
 def offer_buttons(config):
     """Show launch and source buttons if, and only if, a repository is known."""
     options = config.html_theme_options
-    url = os.environ.get("FLATLAB_REPOSITORY") or options.get(
-        "repository_url"
-    )
+    url = os.environ.get("FLATLAB_REPOSITORY") or options.get("repository_url")
     if url:
         options["repository_url"] = url
         options["use_repository_button"] = True
@@ -114,9 +107,10 @@ def leave_out_thebe(app):
         listeners[:] = [
             listener
             for listener in listeners
-            if listener.handler.__module__.partition(".")[0]
-            != "sphinx_thebe"
+            if listener.handler.__module__.partition(".")[0] != "sphinx_thebe"
         ]
+    sheets = app.registry.css_files
+    sheets[:] = [sheet for sheet in sheets if sheet[0] != "sphinx-thebe.css"]
 
 
 def copy_mathjax(app, error):
@@ -127,9 +121,7 @@ def copy_mathjax(app, error):
     if target.exists():
         return
     script = next(
-        f
-        for f in files("sphinx-mathjax-offline")
-        if f.name == "tex-mml-chtml.js"
+        f for f in files("sphinx-mathjax-offline") if f.name == "tex-mml-chtml.js"
     )
     source = Path(script.locate()).parent
     for part in (
@@ -151,9 +143,7 @@ def module_sections(root):
     sections = []
     for name in order:
         docstring = ast.get_docstring(
-            ast.parse(
-                (root / "flatlab" / f"{name}.py").read_text("utf-8")
-            )
+            ast.parse((root / "flatlab" / f"{name}.py").read_text("utf-8"))
         )
         if docstring is None:
             raise ValueError(f"flatlab/{name}.py has no docstring")

@@ -1,0 +1,127 @@
+"""The book builds without a warning, and its set-up keeps its promises."""
+
+import re
+import shutil
+
+import nbformat
+import pytest
+import yaml
+
+from .conftest import ROOT, jupyter_book
+
+
+def test_the_book_builds_and_has_every_page_of_its_table_of_contents(html):
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = [toc["root"]] + [
+        chapter["file"] for part in toc["parts"] for chapter in part["chapters"]
+    ]
+    for page in listed:
+        assert (html / f"{page}.html").is_file()
+    assert (html / "index.html").is_file()
+
+
+def test_every_page_in_the_folder_of_the_book_is_in_its_table_of_contents():
+    listed = re.findall(r"file: (\S+)", (ROOT / "_toc.yml").read_text())
+    listed.append(yaml.safe_load((ROOT / "_toc.yml").read_text())["root"])
+    present = [
+        path.relative_to(ROOT).with_suffix("").as_posix()
+        for suffix in ("md", "ipynb")
+        for path in (ROOT / "book").rglob(f"*.{suffix}")
+        if ".ipynb_checkpoints" not in path.parts
+    ]
+    assert sorted(listed) == sorted(present)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A small book with the settings of the real one and a package it reads."""
+    (tmp_path / "book").mkdir()
+    for name in ("_ext", "_static", "references.bib"):
+        source = ROOT / "book" / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / "book" / name)
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/toy\n")
+    (tmp_path / "flatlab").mkdir()
+    (tmp_path / "flatlab" / "value.py").write_text('"""Value."""\nVALUE = "first"\n')
+    write_notebook(
+        tmp_path,
+        "import os, sys; sys.path.insert(0, '../flatlab')\n"
+        "import value; print(value.VALUE, os.environ['FLATLAB_SCALE'])",
+    )
+    return tmp_path
+
+
+def write_notebook(toy, code):
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("# Toy", id="title"),
+            nbformat.v4.new_code_cell(code, id="code"),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+    )
+    nbformat.write(notebook, toy / "book" / "toy.ipynb")
+
+
+def build(toy, **environment):
+    environment.setdefault("FLATLAB_SCALE", "laptop")
+    process = jupyter_book(toy, toy, **environment)
+    return process, (toy / "_build" / "html" / "book" / "toy.html")
+
+
+def test_outputs_follow_the_package_and_the_scale_and_assets_are_copied_again(toy):
+    process, page = build(toy)
+    assert process.returncode == 0, process.stdout
+    assert "first laptop" in page.read_text()
+
+    # An edit of the package changes no notebook, and still must change its outputs.
+    (toy / "flatlab" / "value.py").write_text('"""Value."""\nVALUE = "second"\n')
+    assert build(toy)[0].returncode == 0
+    assert "second laptop" in page.read_text()
+
+    process, _ = build(toy, FLATLAB_SCALE="smoke")
+    assert "second smoke" in page.read_text()
+
+    # An edit of a style sheet alone reaches the page, and executes nothing.
+    (toy / "book" / "_static" / "book.css").write_text("/* changed */")
+    process, _ = build(toy, FLATLAB_SCALE="smoke")
+    copied = toy / "_build" / "html" / "_static" / "book.css"
+    assert copied.read_text() == "/* changed */"
+    assert "Executing notebook" not in process.stdout
+
+    process, _ = build(toy, FLATLAB_SCALE="smoke")
+    assert "no targets are out of date" in process.stdout
+
+
+def test_a_failing_cell_fails_the_build(toy):
+    write_notebook(toy, "1 / 0")
+    process, _ = build(toy)
+    assert process.returncode != 0
+    assert "ZeroDivisionError" in process.stdout
+
+
+@pytest.mark.parametrize("url", ["", "https://github.com/someone/somewhere"])
+def test_launch_buttons_need_a_repository(toy, url):
+    config = (toy / "_config.yml").read_text()
+    assert 'url: ""' in config
+    (toy / "_config.yml").write_text(config.replace('url: ""', f'url: "{url}"'))
+    process, page = build(toy, FLATLAB_REPOSITORY="")
+    assert process.returncode == 0, process.stdout
+    text = page.read_text()
+    binder = "mybinder.org/v2/gh/someone/somewhere/main?urlpath=lab/tree/book/toy.ipynb"
+    colab = "colab.research.google.com/github/someone/somewhere/blob/main/book/toy"
+    assert (binder in text) == (colab in text) == bool(url)
+    assert ("github.com" in text) == bool(url)
+    assert "thebe" not in text.lower()
+
+
+def test_sources_label_equations_in_the_way_that_the_page_can_resolve():
+    # \eqref leaves "(???)" in the page without a warning, \label no target.
+    sources = [*(ROOT / "book").rglob("*.md"), *(ROOT / "book").rglob("*.ipynb")]
+    assert sources
+    wrong = [p.name for p in sources if re.search(r"\\(eqref|label)\b", p.read_text())]
+    assert not wrong
+
+
+def test_the_bibliography_keeps_no_private_notes():
+    assert not re.search(r"\bnote\s*=", (ROOT / "book/references.bib").read_text())

@@ -1,0 +1,149 @@
+"""What every page of the built book must and must not contain."""
+
+import re
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+import flatlab
+
+from .conftest import ROOT, pages
+
+# Places from which a browser fetches by itself, unlike the target of a link.
+FETCHED = [
+    ("script", "src"),
+    ("img", "src"),
+    ("img", "srcset"),
+    ("source", "src"),
+    ("iframe", "src"),
+    ("object", "data"),
+    ("video", "src"),
+    ("audio", "src"),
+    ("embed", "src"),
+]
+LOADING_LINKS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "manifest"}
+
+
+@pytest.fixture(scope="module")
+def soups(html):
+    return {
+        page: BeautifulSoup(page.read_text(), "html.parser") for page in pages(html)
+    }
+
+
+def test_no_page_fetches_from_another_host(html, soups):
+    foreign = []
+    for page, soup in soups.items():
+        found = [e.get(key) for tag, key in FETCHED for e in soup.find_all(tag)]
+        found += [
+            link.get("href")
+            for link in soup.find_all("link")
+            if LOADING_LINKS & set(link.get("rel", []))
+        ]
+        for style in [*soup.find_all("style"), *soup.find_all(style=True)]:
+            text = style.get("style") or style.get_text()
+            found += re.findall(r"url\(['\"]?([^'\")]+)", text)
+        foreign += [
+            (page.name, url) for url in found if url and re.match(r"(https?:)?//", url)
+        ]
+    assert not foreign
+    for sheet in (html / "_static").glob("**/*.css"):
+        text = sheet.read_text(errors="replace")
+        assert not re.search(r"(url\(['\"]?|@import ['\"])(https?:)?//", text), sheet
+
+
+def test_every_image_has_a_sentence_for_those_who_cannot_see_it(html, soups):
+    wrong = []
+    for page, soup in soups.items():
+        article = soup.find("article")
+        for image in article.find_all("img"):
+            alt = (image.get("alt") or "").strip()
+            if not re.fullmatch(r"[A-Z0-9*].*\.", alt, re.S) or len(alt.split()) < 5:
+                wrong.append((page.name, image.get("src"), alt))
+    assert not wrong
+
+
+def test_every_link_within_the_book_leads_somewhere(html, soups):
+    everything = {
+        path: {e.get("id") or e.get("name") for e in soup.find_all(id=True)}
+        | {a["name"] for a in soup.find_all("a", attrs={"name": True})}
+        for path, soup in soups.items()
+    }
+    broken = []
+    for page, soup in soups.items():
+        for link in soup.find_all("a", href=True):
+            url = urlsplit(link["href"])
+            if url.scheme or url.netloc:
+                continue
+            target = page if not url.path else (page.parent / unquote(url.path))
+            target = target.resolve()
+            anchor = unquote(url.fragment)
+            if not target.exists() or (
+                anchor
+                and target in everything
+                and anchor not in everything[target]
+                and anchor not in ("top", "pst-back-to-top")
+            ):
+                broken.append((page.name, link["href"]))
+    assert not broken
+
+
+def test_no_page_shows_a_failure_or_something_unrendered(html, soups):
+    wrong = []
+    for page, soup in soups.items():
+        article = BeautifulSoup(str(soup.find("article")), "html.parser")
+        if article.select(".traceback, .error-output, .output.error, .system-message"):
+            wrong.append((page.name, "an error output"))
+        for code in article.find_all(["script", "style"]):
+            code.decompose()
+        if "(???)" in article.get_text():
+            wrong.append((page.name, "(???)"))
+        # Formulas stand in elements of their own; what is left is plain prose.
+        for quoted in article.select(".math, code, pre"):
+            quoted.decompose()
+        text = article.get_text()
+        wrong += [
+            (page.name, found)
+            for found in re.findall(
+                r"\$\$?[^$\n]{1,60}\$|\\(?:begin|frac|mathbb|lVert)\b"
+                r"|\{(?:cite|eq|term|ref|doc)(?::\w+)?\}|:::+|Traceback \(most",
+                text,
+            )
+        ]
+    assert not wrong
+
+
+def test_the_reference_documents_every_public_name(soups, html):
+    soup = soups[html / "book" / "api.html"]
+    ids = {e["id"] for e in soup.find_all(id=True)}
+    missing = []
+    for name in flatlab.__all__:
+        value = getattr(flatlab, name)
+        if hasattr(value, "__path__") or type(value).__name__ == "module":
+            expected = f"module-{value.__name__}"
+        else:
+            home = getattr(value, "__module__", None) or "flatlab"
+            expected = f"{home}.{name}"
+        if expected not in ids:
+            missing.append(expected)
+    assert not missing
+
+
+def test_every_module_has_its_section_in_the_reference(soups, html):
+    ids = {e["id"] for e in soups[html / "book" / "api.html"].find_all(id=True)}
+    modules = [p.stem for p in (ROOT / "flatlab").glob("[!_]*.py")]
+    assert modules
+    assert not [m for m in modules if f"module-flatlab.{m}" not in ids]
+
+
+def test_each_chapter_can_be_walked_through_from_first_to_last(html, soups):
+    page = html / "book" / "index.html"
+    seen = []
+    while page not in seen:
+        seen.append(page)
+        following = soups[page].select_one("a.right-next")
+        if following is None:
+            break
+        page = (page.parent / following["href"]).resolve()
+    assert set(seen) == set(soups)
