@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from flatlab.network import Network, Parameters
 
-# numbers held by one evaluation: members x examples x about 200 units stay in cache
+# numbers that one evaluation may hold: 128 MiB in float32
 CHUNK_ELEMENTS = 2**25
 
 
@@ -222,6 +222,7 @@ class Loss:
             )
         self._chunk = chunk
         self._placed: tuple = ()
+        self._units: int | None = None
 
     def __repr__(self) -> str:
         return f"Loss({self.net!r}, n={self.n})"
@@ -256,12 +257,11 @@ class Loss:
             yield select(x, part), y[:, part] if own_labels else y[part], share
 
     def _default_chunk(self, w: Tensor) -> int:
+        if self._units is None:
+            one = select(self._placed[1], slice(0, 1))
+            self._units = max(self.net.activations(one), 200)
         members = w.shape[0] if w.ndim == 2 and self.net.together else 1
-        # a layer's weights / its largest input is at least its width, so this bounds
-        # the units of dense nets; convolutions hold more per weight, hence the floor
-        units = sum(max(shape[0], 1) for shape in self.net.layout.shapes)
-        units = max(units, _first(self.x)[0].numel(), 200)
-        return max(1, min(self.n, CHUNK_ELEMENTS // (members * units)))
+        return max(1, min(self.n, CHUNK_ELEMENTS // (members * self._units)))
 
     def value(self, parameters: Parameters, x, y: Tensor, members: bool) -> Tensor:
         """Mean loss on given examples, differentiable in the parameters.

@@ -474,6 +474,41 @@ class Network:
             else:
                 Network._replace_dropout(child)
 
+    def activations(self, x) -> int:
+        """Numbers that the layers put out for one example: what a gradient must hold.
+
+        Args:
+            x: (1, ...) one example, or a dict or tuple of such.
+
+        Returns:
+            Their count, over all submodules without children.
+        """
+        count = 0
+
+        def add(layer, inputs, output):
+            nonlocal count
+            if isinstance(output, Tensor):
+                count += output.numel()
+
+        leaves = [m for m in self._skeleton.modules() if not any(m.children())]
+        handles = [m.register_forward_hook(add) for m in leaves]
+        try:
+            self._probe(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return count
+
+    def _probe(self, x) -> None:
+        """Evaluate the structure once at the module's own weights, for its hooks."""
+        tensors = x.values() if isinstance(x, Mapping) else x
+        tensors = [x] if isinstance(x, Tensor) else tensors
+        own = self.weights()
+        real = [t for t in tensors if t.is_floating_point()]
+        like = own.to(real[0]) if real else own.to(next(iter(tensors)).device)
+        with torch.no_grad():
+            self._run({**self._fixed(like), **self.unflatten(like)}, x)
+
     def dropout_masks(self, x: Tensor) -> dict[str, tuple[float, torch.Size]]:
         """What dropout multiplies in training, found by one evaluation.
 
@@ -496,11 +531,10 @@ class Network:
                     found[f"{name}.mask"] = (layer.p, shape)
 
                 handles.append(layer.register_forward_pre_hook(note))
-        if handles:
-            like = self.weights().to(x)
-            state = {**self._fixed(like), **self.unflatten(like)}
-            with torch.no_grad():
-                self._run(state, x)
+        try:
+            if handles:
+                self._probe(x)
+        finally:
             for handle in handles:
                 handle.remove()
         return found

@@ -249,3 +249,14 @@ def test_layout_moves_to_a_device():
     layout = Layout.of({"a": torch.zeros(2, 3)})
     assert layout.to(torch.device("cpu")) is layout
     assert layout.to(torch.device("meta")).filter.device.type == "meta"
+
+
+def test_activations_count_what_the_layers_put_out():
+    net = Network(models.mlp(64, 12, 10))
+    # flatten 64, linear 12, ReLU 12, linear 10
+    assert net.activations(images(1, 8, 8)[:1]) == 64 + 12 + 12 + 10
+    wide = Network(models.cnn((1, 8, 8), 10, channels=(4,), hidden=0))
+    assert wide.activations(images(1, 8, 8)[:1]) == 2 * 4 * 64 + 4 * 64 + 10
+    assert Network(Dictionary()).activations(
+        {name: value[:1] for name, value in tokens().items()}
+    )

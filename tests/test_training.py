@@ -339,7 +339,25 @@ def test_global_random_state_is_untouched_and_has_no_influence():
     assert torch.equal(train(net, data, **fixed).w, first.w)
 
 
-def test_dropout_and_noise_have_the_scale_they_say():
+def test_dropout_keeps_the_mean_and_drops_its_share():
+    p, n = 0.25, 4000
+    net = Network(nn.Sequential(nn.Dropout(p), nn.Linear(1, 2, bias=False)))
+    x, y = torch.ones(n, 1), torch.zeros(n, dtype=torch.long)
+    part = Examples(x, y, y)
+    data = Dataset(part, part, part, classes=2, name="ones")
+    run = train(
+        net, data, seeds=[0], epochs=1, batch_size=n, lr=1.0,
+        start=torch.zeros(1, 2, dtype=torch.float64),
+    )  # fmt: skip
+    # gradient of class 0 at zero logits is -mean(mask)/2, mask 0 or 1/(1-p)
+    mean = 2 * run.w[0, 0]
+    assert abs(mean - 1) < 4 * math.sqrt(p / (1 - p) / n)
+    kept = mean * (1 - p) * n
+    assert kept.item() == pytest.approx(round(kept.item()), abs=1e-6)
+    assert round(kept.item()) not in (0, n)
+
+
+def test_input_noise_has_the_scale_it_says():
     """One step from zero weights reads off the inputs' second moment."""
     net = Network(nn.Sequential(nn.Linear(1, 2, bias=False)))
     n, sigma = 4000, 2.0
