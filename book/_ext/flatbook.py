@@ -148,7 +148,7 @@ def module_sections(root):
         if docstring is None:
             raise ValueError(f"flatlab/{name}.py has no docstring")
         sections.append(
-            f"## `flatlab.{name}`\n\n"
+            f"## flatlab.{name}\n\n"
             f"```{{eval-rst}}\n.. automodule:: flatlab.{name}\n   :members:\n```\n"
         )
     return "\n".join(sections)

@@ -1,6 +1,7 @@
 """The book as the tests see it: built once, at the smallest scale."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,21 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])),
+    None,
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+# Chromium asks for an icon that the book does not have.
+IGNORED = ("favicon.ico",)
 
 
 def jupyter_book(source, output, **environment):
@@ -47,3 +63,55 @@ def html():
 def pages(html):
     """Every page of the built book that has text of its own."""
     return sorted((html / "book").rglob("*.html"))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium. Where it is missing, tests skip; where CI=true, they fail."""
+    if CHROMIUM is None:
+        word = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        word("Chromium is not installed, so pages are not opened in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page with a record of what it asked for and complained about."""
+
+    def __init__(self, browser, width=1200, **options):
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, **options
+        )
+        self.page = self.context.new_page()
+        self.requested, self.complaints = [], []
+        self.page.on("request", lambda request: self.requested.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self.hear)
+        self.page.on("requestfailed", lambda r: self.complaints.append(r.url))
+
+    def hear(self, message):
+        source = message.location.get("url", "")
+        if message.type == "error" and not source.endswith(IGNORED):
+            self.complaints.append(f"{message.text} {source}")
+
+    def open(self, url):
+        self.page.goto(url, wait_until="load")
+        self.page.wait_for_function(
+            "window.MathJax === undefined || !!window.MathJax.startup"
+        )
+        self.page.evaluate("window.MathJax?.startup?.promise")
+        self.page.wait_for_function(
+            "!document.querySelector('script[src*=static_anywidget]')"
+            " || document.documentElement.dataset.widgets === 'ready'"
+        )
+        return self.page
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.context.close()

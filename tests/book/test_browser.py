@@ -1,36 +1,14 @@
 """Every page, opened in Chromium as a reader would."""
 
-import os
-import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from .conftest import pages
+from .conftest import Visit, pages
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])),
-    None,
-)
-if CHROMIUM is None and os.environ.get("CI") != "true":
-    pytest.skip(
-        "Chromium is not installed: pages are not opened in a browser",
-        allow_module_level=True,
-    )
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 WIDTHS = (360, 390, 768, 1440)
-# Chromium asks for an icon that the book does not have.
-IGNORED = ("favicon.ico",)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -45,55 +23,6 @@ def host(html):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    assert CHROMIUM, "Chromium is missing; the continuous integration must install it"
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """A page with a record of what it asked for and complained about."""
-
-    def __init__(self, browser, width=1200, **options):
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 900}, **options
-        )
-        self.page = self.context.new_page()
-        self.requested, self.complaints = [], []
-        self.page.on("request", lambda request: self.requested.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", self.hear)
-        self.page.on("requestfailed", lambda r: self.complaints.append(r.url))
-
-    def hear(self, message):
-        source = message.location.get("url", "")
-        if message.type == "error" and not source.endswith(IGNORED):
-            self.complaints.append(f"{message.text} {source}")
-
-    def open(self, url):
-        self.page.goto(url, wait_until="load")
-        self.page.wait_for_function(
-            "window.MathJax === undefined || !!window.MathJax.startup"
-        )
-        self.page.evaluate("window.MathJax?.startup?.promise")
-        self.page.wait_for_function(
-            "!document.querySelector('script[src*=static_anywidget]')"
-            " || document.documentElement.dataset.widgets === 'ready'"
-        )
-        return self.page
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.context.close()
 
 
 def check_page(page):
