@@ -1,0 +1,178 @@
+"""Rescalings of the weights that leave the function of a ReLU network unchanged.
+
+A positively homogeneous activation, phi(a z) = a phi(z) for a > 0, lets a positive
+factor move from one layer to a later one. These are the symmetries of Dinh et al.,
+Sharp Minima Can Generalize For Deep Nets, ICML 2017, Definition 5.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from flatlab.network import Network, _Dropout
+
+_HOMOGENEOUS = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.Identity,
+    nn.Flatten,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.Dropout,
+    _Dropout,
+)
+_AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+def _steps(net: Network) -> list[tuple[str, nn.Module]]:
+    """All layers of a chain in order; other structures keep their own type."""
+    steps: list[tuple[str, nn.Module]] = []
+
+    def collect(prefix: str, module: nn.Module) -> None:
+        if type(module) is nn.Sequential:
+            for name, child in module.named_children():
+                collect(f"{prefix}.{name}" if prefix else name, child)
+        else:
+            steps.append((prefix, module))
+
+    collect("", next(net.modules()))
+    return steps
+
+
+def _between(net: Network, first: int, second: int) -> list[tuple[str, nn.Module]]:
+    """The affine layers ``first`` to ``second``, if factors may move along them."""
+    steps = _steps(net)
+    affine = [i for i, (_, layer) in enumerate(steps) if isinstance(layer, _AFFINE)]
+    if not 0 <= first < second < len(affine):
+        raise ValueError(
+            f"the layers are {(first, second)}, expected two increasing positions "
+            f"among the {len(affine)} linear and convolutional layers of a plain chain"
+        )
+    for name, layer in steps[affine[first] : affine[second] + 1]:
+        if isinstance(layer, _AFFINE):
+            continue
+        if not isinstance(layer, _HOMOGENEOUS):
+            raise ValueError(
+                f"{type(layer).__name__} ({name!r}) stands between layers {first} and "
+                f"{second}: a positive factor does not pass through it, so the "
+                "function would change. Rescaling needs a chain of layers with "
+                "ReLU-like activations, without skip connections or normalisation"
+            )
+    chain = [steps[i] for i in affine[first : second + 1]]
+    moved = [f"{chain[0][0]}.weight", f"{chain[-1][0]}.weight"]
+    moved += [f"{name}.bias" for name, layer in chain[:-1] if layer.bias is not None]
+    for name in moved:
+        if name not in net.layout.names:
+            raise ValueError(
+                f"{name!r} is frozen or tied, so it cannot be rescaled by itself"
+            )
+    return chain
+
+
+def _factors(value, name: str, w: Tensor) -> Tensor:
+    factors = torch.as_tensor(value, dtype=w.dtype, device=w.device)
+    if not (factors.isfinite() & (factors > 0)).all():
+        raise ValueError(f"{name} is {value}, expected finite positive factors")
+    return factors
+
+
+def rescale_layers(
+    net: Network, w: Tensor, alpha, layers: tuple[int, int] = (0, 1)
+) -> Tensor:
+    """Dinh's T_alpha: one layer times alpha, a later one divided by it.
+
+    The biases from the first layer up to the second are multiplied by alpha too, so
+    that the function stays the same with biases as without.
+
+    Args:
+        net: a chain of linear or convolutional layers with ReLU-like activations.
+        w: (k,) or (members, k).
+        alpha: positive factor, or one per member: with w (k,) and alpha (m,) the
+            result has m members.
+        layers: positions of the two layers among the linear and convolutional ones,
+            counted from 0.
+
+    Returns:
+        Rescaled weights, (k,) or (members, k).
+
+    Raises:
+        ValueError: if alpha is not positive, the layers do not exist, or something
+            between them (a skip connection, tanh, normalisation) breaks the symmetry.
+
+    Reference:
+        Dinh et al. 2017, Definition 5.
+    """
+    net.check(w)
+    chain = _between(net, *layers)
+    alpha = _factors(alpha, "alpha", w)
+    if alpha.ndim > 1 or (alpha.ndim and w.ndim == 2 and len(alpha) not in (1, len(w))):
+        raise ValueError(
+            f"alpha has shape {tuple(alpha.shape)} for w of shape {tuple(w.shape)}, "
+            "expected a number or one value per member"
+        )
+    grown = {f"{name}.bias" for name, _ in chain[:-1]} | {f"{chain[0][0]}.weight"}
+    shrunk = f"{chain[-1][0]}.weight"
+    scale = torch.ones(*alpha.shape, net.k, dtype=w.dtype, device=w.device)
+    for name, _, part in net.layout:
+        if name in grown:
+            scale[..., part] = alpha.unsqueeze(-1)
+        elif name == shrunk:
+            scale[..., part] = 1 / alpha.unsqueeze(-1)
+    return w * scale
+
+
+def rescale_units(net: Network, w: Tensor, factors, layer: int = 0) -> Tensor:
+    """Every unit of a layer times its own factor, the next layer divided by it.
+
+    Args:
+        net: a chain of linear or convolutional layers with ReLU-like activations.
+        w: (k,) or (members, k).
+        factors: (units,) positive factors of the layer's units or channels, or
+            (members, units).
+        layer: position among the linear and convolutional layers, counted from 0; not
+            the last one.
+
+    Returns:
+        Rescaled weights, (k,) or (members, k).
+
+    Raises:
+        ValueError: as ``rescale_layers``, and if the number of factors is wrong.
+
+    Reference:
+        The node-wise rescaling of Neyshabur et al., Path-SGD, NeurIPS 2015.
+    """
+    net.check(w)
+    (name, here), (next_name, following) = _between(net, layer, layer + 1)
+    factors = _factors(factors, "factors", w)
+    units = here.weight.shape[0]
+    if factors.shape[-1:] != (units,) or factors.ndim > 2:
+        raise ValueError(
+            f"factors have shape {tuple(factors.shape)}, expected ({units},) or "
+            f"(members, {units}): one per unit of layer {layer}"
+        )
+    if getattr(following, "groups", 1) != 1:
+        raise ValueError(
+            f"{next_name!r} is a grouped convolution, which is not covered"
+        )
+    lead = factors.shape[:-1]
+    scale = torch.ones(*lead, net.k, dtype=w.dtype, device=w.device)
+    for parameter, shape, part in net.layout:
+        if parameter == f"{name}.weight":
+            per_unit = shape[1:].numel()
+            scale[..., part] = factors.repeat_interleave(per_unit, dim=-1)
+        elif parameter == f"{name}.bias":
+            scale[..., part] = factors
+        elif parameter == f"{next_name}.weight":
+            # inputs of the next layer: one unit may reach it as several positions
+            positions = shape[1] // units
+            inputs = (1 / factors).repeat_interleave(positions, dim=-1)
+            kernel = shape[2:].numel()
+            inputs = inputs.repeat_interleave(kernel, dim=-1).unsqueeze(-2)
+            rows = inputs.expand(*lead, shape[0], shape[1] * kernel)
+            scale[..., part] = rows.reshape(*lead, -1)
+    return w * scale
