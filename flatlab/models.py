@@ -80,7 +80,7 @@ def cnn(
         dropout: probability of dropping a unit of the dense layer in training.
 
     Returns:
-        A module from (n, *shape) inputs to (n, classes) logits.
+        A module from ``(n, *shape)`` inputs to (n, classes) logits.
 
     Raises:
         ValueError: for a shape that is neither a signal nor an image, or unknown names.
@@ -156,7 +156,7 @@ def resnet(
             image.
 
     Returns:
-        A module from (n, *shape) images to (n, classes) logits.
+        A module from ``(n, *shape)`` images to (n, classes) logits.
 
     Raises:
         ValueError: if the input is not an image.

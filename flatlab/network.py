@@ -256,7 +256,7 @@ class Network:
             w: (k,) or (members, k).
 
         Returns:
-            Name to tensor, each of shape (*shape,) or (members, *shape).
+            Name to tensor, each of shape ``(*shape,)`` or ``(members, *shape)``.
         """
         lead = w.shape[:-1]
         return {n: w[..., s].reshape(*lead, *shape) for n, shape, s in self.layout}
