@@ -1,0 +1,96 @@
+"""What the environment decides: the device, the scale, whether to show progress."""
+
+import os
+
+import torch
+
+SCALES = ("smoke", "laptop", "gpu")
+
+
+def device():
+    """Choose where tensors live: CUDA, then MPS, then the CPU.
+
+    The environment variable ``FLATLAB_DEVICE`` (``cpu``, ``cuda``, ``cuda:1``,
+    ``mps``) overrides the choice.
+
+    Returns:
+        A ``torch.device``.
+
+    Raises:
+        ValueError: ``FLATLAB_DEVICE`` names no device, or one this machine lacks.
+    """
+    wanted = os.environ.get("FLATLAB_DEVICE", "").strip()
+    if not wanted:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        chosen = torch.device(wanted)
+    except RuntimeError:
+        raise ValueError(
+            f"FLATLAB_DEVICE is {wanted!r}; expected cpu, cuda, cuda:<number> or mps"
+        ) from None
+    present = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if (chosen.index or 0) >= present.get(chosen.type, 0):
+        raise ValueError(
+            f"FLATLAB_DEVICE is {wanted!r}, but this machine has "
+            + ", ".join(f"{count} {name}" for name, count in present.items())
+        )
+    return chosen
+
+
+def check_dtype(dtype, device):
+    """Refuse a number format that a device does not have.
+
+    Args:
+        dtype: a ``torch.dtype``, or None for no demand.
+        device: a ``torch.device`` or its name, or None for no demand.
+
+    Raises:
+        ValueError: float64 is asked of an MPS device, which has none.
+    """
+    if device is None or dtype is None:
+        return
+    if torch.device(device).type == "mps" and dtype == torch.float64:
+        raise ValueError(
+            "MPS devices have no float64: use dtype=torch.float32, "
+            "or set FLATLAB_DEVICE=cpu"
+        )
+
+
+def scale():
+    """Read the scale of the experiments from ``FLATLAB_SCALE``.
+
+    Returns:
+        ``"smoke"`` (seconds), ``"laptop"`` (the default) or ``"gpu"``.
+
+    Raises:
+        ValueError: ``FLATLAB_SCALE`` is something else.
+    """
+    chosen = os.environ.get("FLATLAB_SCALE", "").strip() or "laptop"
+    if chosen not in SCALES:
+        raise ValueError(f"FLATLAB_SCALE is {chosen!r}; expected {', '.join(SCALES)}")
+    return chosen
+
+
+def scaled(*, smoke, laptop, gpu):
+    """Choose between three values by the scale, in sight of the reader.
+
+    Args:
+        smoke: the value for a run of seconds that only shows the code works.
+        laptop: the value behind the rendered book.
+        gpu: the value for a machine with a GPU.
+
+    Returns:
+        The one of the three that ``scale()`` names.
+
+    Raises:
+        ValueError: ``FLATLAB_SCALE`` is none of the three scales.
+    """
+    return {"smoke": smoke, "laptop": laptop, "gpu": gpu}[scale()]

@@ -1,0 +1,69 @@
+"""A progress bar where somebody is watching, and nothing elsewhere."""
+
+import os
+import sys
+
+
+class _Silent:
+    """What ``progress`` gives when nobody watches: the same calls, no output."""
+
+    def __init__(self, iterable):
+        self.iterable = iterable
+
+    def __iter__(self):
+        return iter(self.iterable)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def update(self, steps=1):
+        """Count steps that are done."""
+
+    def set_postfix_str(self, text):
+        """Show a short text behind the bar."""
+
+
+def wanted():
+    """Say whether progress should be shown.
+
+    ``FLATLAB_PROGRESS=0`` switches it off, ``FLATLAB_PROGRESS=1`` on; otherwise it is
+    shown in a terminal and in a notebook, and not where output goes to a file. (The
+    book is built with it off.)
+
+    Returns:
+        A bool.
+    """
+    said = os.environ.get("FLATLAB_PROGRESS", "").strip()
+    if said:
+        return said != "0"
+    # A kernel has no terminal, so sys.stderr.isatty() alone would miss notebooks.
+    return "ipykernel" in sys.modules or sys.stderr.isatty()
+
+
+def progress(work, label=""):
+    """Show how far a loop is, where somebody is watching and tqdm is installed.
+
+    Args:
+        work: an iterable to go through, or a number of steps to be counted with
+            ``update`` inside a ``with`` block.
+        label: a few words shown in front of the bar.
+
+    Returns:
+        An object that can be iterated over, used in a ``with`` block, and has
+        ``update(steps)`` and ``set_postfix_str(text)``.
+    """
+    counting = isinstance(work, int)
+    if wanted():
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            pass
+        else:
+            # leave=False: a finished bar would stay in the notebook's saved output.
+            if counting:
+                return tqdm(total=work, desc=label, leave=False)
+            return tqdm(work, desc=label, leave=False)
+    return _Silent(range(work) if counting else work)
