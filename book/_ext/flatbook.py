@@ -71,18 +71,20 @@ def configure(app, config):
     """Settle everything that depends on the files and the environment."""
     root = Path(app.srcdir)
     scale = os.environ.get("FLATLAB_SCALE", "laptop")
-    config.flatbook_sources = f"{scale}-{digest(root, SOURCES)}"
     config.flatbook_assets = digest(root, ASSETS)
-    use_cache(app, config, scale)
+    use_cache(app, config, f"{scale}-{digest(root, SOURCES)}")
     offer_buttons(config)
     leave_out_thebe(app)
 
 
-def use_cache(app, config, scale):
-    """Keep executed notebooks under a name that changes with what they read."""
+def use_cache(app, config, name):
+    """Keep executed notebooks under a name that changes with what they read.
+
+    Sphinx reads every page again when this setting changes.
+    """
     caches = Path(app.outdir).parent / ".jupyter_cache"
-    current = caches / config.flatbook_sources
-    for old in caches.glob(f"{scale}-*"):
+    current = caches / name
+    for old in caches.glob(f"{name.partition('-')[0]}-*"):
         if old != current:
             shutil.rmtree(old, ignore_errors=True)
     config.nb_execution_cache_path = str(current)
@@ -135,6 +137,15 @@ def copy_mathjax(app, error):
     shutil.copy2(source / script.name, target / script.name)
 
 
+def forget_failure(app, error):
+    """Let a build that failed repeat its warnings when it is tried again.
+
+    Sphinx would find every page up to date the second time, and succeed.
+    """
+    if error or app._warncount:
+        (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
+
+
 def module_sections(root):
     """Markdown with a heading and the documented names of every module."""
     found = {path.stem for path in (root / "flatlab").glob("[!_]*.py")}
@@ -163,9 +174,9 @@ def write_api(app, docname, source):
 
 def setup(app):
     """Connect to Sphinx."""
-    app.add_config_value("flatbook_sources", "", "env", str)
     app.add_config_value("flatbook_assets", "", "html", str)
     app.connect("config-inited", configure)
     app.connect("source-read", write_api)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", forget_failure, priority=999)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

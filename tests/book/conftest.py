@@ -1,6 +1,7 @@
 """The book as the tests see it: built once, at the smallest scale."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,35 +30,42 @@ IGNORED = ("favicon.ico",)
 
 def jupyter_book(source, output, **environment):
     """Build a book as `make book` does; returns the finished process."""
-    return subprocess.run(
+    process = subprocess.run(
         [
             *(Path(sys.executable).with_name("jupyter-book"), "build", source),
             *("--path-output", output, "-n", "-W", "--keep-going"),
         ],
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    process.stdout = re.sub(r"\x1b\[[0-9;]*m", "", process.stdout)  # colours
+    return process
 
 
 @pytest.fixture(scope="session")
-def html():
-    """Folder of the built book. The build fails on any warning.
+def built():
+    """The process that built the book, and the folder of its pages."""
+    output = ROOT / "_build" / "smoke"
+    output.mkdir(parents=True, exist_ok=True)
+    with FileLock(output / "lock"):
+        process = jupyter_book(ROOT, output, FLATLAB_SCALE="smoke")
+    return process, output / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def html(request):
+    """Folder of the built book.
 
     With FLATLAB_HTML=_build/html the tests look at a book that is already there.
     """
     if os.environ.get("FLATLAB_HTML"):
         return ROOT / os.environ["FLATLAB_HTML"]
-    output = ROOT / "_build" / "smoke"
-    output.mkdir(parents=True, exist_ok=True)
-    with FileLock(output / "lock"):
-        process = jupyter_book(ROOT, output, FLATLAB_SCALE="smoke")
+    process, folder = request.getfixturevalue("built")
     if process.returncode:
-        lines = process.stdout.splitlines()
-        wrong = [line for line in lines if "WARNING" in line or "ERROR" in line]
-        pytest.fail("\n".join(["The book does not build.", *wrong, *lines[-40:]]))
-    return output / "_build" / "html"
+        pytest.fail("the book does not build: see test_build.py", pytrace=False)
+    return folder
 
 
 def pages(html):

@@ -10,7 +10,14 @@ import yaml
 from .conftest import ROOT, jupyter_book
 
 
-def test_the_book_builds_and_has_every_page_of_its_table_of_contents(html):
+def test_the_book_builds_without_a_warning(built):
+    process, _ = built
+    lines = process.stdout.splitlines()
+    wrong = [line for line in lines if "WARNING" in line or "ERROR" in line]
+    assert process.returncode == 0, "\n".join(wrong or lines[-40:])
+
+
+def test_every_page_of_the_table_of_contents_is_there(html):
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     listed = [toc["root"]] + [
         chapter["file"] for part in toc["parts"] for chapter in part["chapters"]
@@ -98,6 +105,16 @@ def test_a_failing_cell_fails_the_build(toy):
     process, _ = build(toy)
     assert process.returncode != 0
     assert "ZeroDivisionError" in process.stdout
+
+
+def test_a_build_with_warnings_fails_again_when_repeated(toy):
+    notebook = nbformat.read(toy / "book" / "toy.ipynb", 4)
+    notebook.cells[0].source += "\n\n{eq}`nowhere`"
+    nbformat.write(notebook, toy / "book" / "toy.ipynb")
+    for _ in range(2):
+        process, _ = build(toy)
+        assert process.returncode != 0
+        assert "equation not found: nowhere" in process.stdout
 
 
 @pytest.mark.parametrize("url", ["", "https://github.com/someone/somewhere"])
