@@ -372,7 +372,7 @@ def eigenvalues(
             float64.
         k: how many eigenvalues, at each end that is asked for.
         which: "largest", "smallest" or "both" (algebraic order, not magnitude).
-        tol: the true error allowed, relative to max(|value|, 0.01 · spectral norm).
+        tol: the true error allowed, relative to ``max(|value|, 0.01 · spectral norm)``.
         eigenvectors: whether to return the eigenvectors also.
         seed: seed of the random start vectors.
         max_products: products with A to spend per member; by default 500 + 10 k. The
@@ -616,7 +616,7 @@ def trace(A, tol=1e-2, *, scale=None, max_products=1000, seed=0):
 
     Args:
         A: a dense tensor (..., k, k) or an operator of that shape.
-        tol: the standard error allowed, relative to max(|trace|, ‖A‖_F). (Without
+        tol: the standard error allowed, relative to ``max(|trace|, ‖A‖_F)``. (Without
             negative eigenvalues the trace is the larger of the two.)
         scale: weights s, (k,) or (..., k): the result is then Σ sᵢ² Aᵢᵢ, from probes
             scaled by s.
