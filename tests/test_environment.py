@@ -87,7 +87,7 @@ def test_importing_the_package_loads_neither_figures_nor_widgets():
     code = (
         "import sys, flatlab; "
         "print([m for m in ('matplotlib', 'sklearn', 'ipywidgets', 'anywidget', "
-        "'pooch', 'tqdm', 'mnist1d', 'IPython') if m in sys.modules])"
+        "'pooch', 'mnist1d', 'IPython') if m in sys.modules])"
     )
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
