@@ -34,8 +34,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flatlab needs Python 3.11 or later; set PYTHON=/path/to/python3")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing PyTorch, then everything else (a few minutes the first time) ..."
-	$(PY) -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) torch
-	$(PY) -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable ".[book,test]"
+	$(PY) -m pip install --constraint constraints.txt $(PIP_ARGS) torch
+	$(PY) -m pip install --constraint constraints.txt $(PIP_ARGS) --editable ".[book,test]"
 	@touch $@
 
 book: $(READY) ## run every notebook and build the book: _build/html/index.html
