@@ -23,7 +23,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export FLATLAB_SCALE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test check clean-notebooks bench clean distclean
+.PHONY: help setup book offline test check clean-notebooks bench clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ book: $(READY) ## run every notebook and build the book: _build/html/index.html
 # first, at the smallest scale, while the other workers run the notebooks.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile \
 	--no-loadscope-reorder
+
+offline: book ## pack the built book for reading without a network: _build/flatlab-book.zip
+	$(PY) -c "import shutil; shutil.make_archive('_build/flatlab-book', 'zip', '_build', 'html')"
 
 test: $(READY) ## style, unit tests, notebooks, the built book and its pages in a browser
 	$(PYTEST) --nbval-lax --nbval-current-env --cov --cov-report=term \

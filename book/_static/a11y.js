@@ -12,6 +12,9 @@
     // The bibliography is marked up as a list; its entries should say so.
     for (const e of document.querySelectorAll(".citation-list > [role]"))
       e.setAttribute("role", "listitem");
+    // Parameters of a long signature are written as definitions of no terms.
+    for (const e of document.querySelectorAll(".sig dl")) e.setAttribute("role", "list");
+    for (const e of document.querySelectorAll(".sig dd")) e.setAttribute("role", "listitem");
   }
 
   const BOXES = "pre, .cell_output, div.math, mjx-container, .bd-article table";

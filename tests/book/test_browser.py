@@ -5,6 +5,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from .conftest import Visit, pages
 
@@ -87,3 +88,23 @@ def test_figures_keep_a_light_ground_in_dark_mode(html, host, browser):
             "getComputedStyle(document.querySelector('article > img')).backgroundColor"
         )
         assert colour == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1200)])
+def test_nothing_keeps_a_keyboard_or_a_screen_reader_out(
+    html, host, browser, scheme, width
+):
+    wrong = []
+    for path in pages(html):
+        with Visit(browser, width, color_scheme=scheme) as visit:
+            page = visit.open(f"{host}/{path.relative_to(html).as_posix()}")
+            page.evaluate(
+                "document.querySelectorAll('details').forEach(e => e.open = 1)"
+            )
+            page.wait_for_timeout(1000)  # opened boxes fade in
+            wrong += [
+                (path.name, found["id"], found["nodes"][0]["html"][:150])
+                for found in Axe().run(page).response["violations"]
+                if found["impact"] in ("serious", "critical")
+            ]
+    assert not wrong
