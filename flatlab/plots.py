@@ -1,0 +1,216 @@
+"""One style for every figure, and figures that show how far to trust them.
+
+Colours can be told apart by people who confuse some, and no two curves differ by colour
+alone: the line style and the marker change with it. Backgrounds are opaque, so that
+figures can be read on a dark page.
+"""
+
+import numpy as np
+from torch import Tensor
+
+from flatlab.intervals import mean_interval
+
+# Okabe and Ito's palette, without the yellow that is too faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+WIDEST = 7.0
+
+STYLE = {
+    "figure.figsize": (6.4, 3.8),
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.titlesize": 13,
+    "axes.labelsize": 13,
+    "grid.color": "#dddddd",
+    "font.size": 12,
+    "xtick.labelsize": 12,
+    "ytick.labelsize": 12,
+    "legend.fontsize": 11,
+    "legend.framealpha": 0.9,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 5.0,
+}
+
+
+def use():
+    """Draw all figures from now on in the book's style.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib
+
+    matplotlib.rcParams.update(STYLE)
+
+
+def figure(columns=1, height=3.8, **options):
+    """Make a figure of panels side by side, no wider than a page.
+
+    Args:
+        columns: number of panels.
+        height: in inches.
+        options: of ``matplotlib.pyplot.subplots``, for instance ``sharey=True``.
+
+    Returns:
+        The figure, and its axes: one, or an array of them.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(STYLE):
+        width = STYLE["figure.figsize"][0] if columns == 1 else WIDEST
+        return plt.subplots(1, columns, figsize=(width, height), **options)
+
+
+def look(i):
+    """Give the i-th curve its colour, line style and marker.
+
+    Args:
+        i: position of the curve, 0, 1, ...; after seven the colours start again with
+            other markers.
+
+    Returns:
+        A dict of arguments for ``Axes.plot``.
+    """
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "linestyle": LINES[i % len(LINES)],
+        "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+    }
+
+
+def mean_band(ax, x, y, label="", i=0, **options):
+    """Draw a mean over members with its 95 % interval as a band.
+
+    Args:
+        ax: matplotlib axes.
+        x: shape (records,).
+        y: shape (records, members).
+        label: for the legend; the number of members is put behind it.
+        i: position of the curve, which decides its look.
+        options: of ``Axes.plot``.
+
+    Returns:
+        The ``Interval``, ``mean`` and ``half_width`` of shape (records,).
+
+    Raises:
+        ValueError: shapes do not fit, or a value is NaN or infinite.
+    """
+    x, y = _array(x), _array(y)
+    if x.ndim != 1 or y.ndim != 2 or len(x) != len(y):
+        raise ValueError(
+            "x must have shape (records,) and y (records, members), "
+            f"got {x.shape} and {y.shape}"
+        )
+    found = mean_interval(y)
+    # About ten markers along a curve, shifted so that those of two curves do not meet.
+    every = max(1, len(x) // 10)
+    drawn = {"markevery": (i % every, every), **look(i), **options}
+    (line,) = ax.plot(x, found.mean, label=_counted(label, found.n), **drawn)
+    if found.n > 1:
+        colour = line.get_color()
+        ax.fill_between(x, found.low, found.high, color=colour, alpha=0.2, lw=0)
+    return found
+
+
+def interval_dots(ax, groups, format=None):
+    """Draw one mean with its 95 % interval per group, over the members as small dots.
+
+    Args:
+        ax: matplotlib axes.
+        groups: dict from label to values of shape (members,).
+        format: if given, means are written beside their dots, as Python's ``format``
+            takes it.
+
+    Returns:
+        A dict from label to ``Interval``.
+
+    Raises:
+        ValueError: there is no group, or a value is NaN or infinite.
+    """
+    if not groups:
+        raise ValueError("there is no group to draw")
+    found = {}
+    for row, (label, values) in enumerate(groups.items()):
+        values = np.atleast_1d(_array(values))
+        found[label] = here = mean_interval(values)
+        style = look(row)
+        # spread by position, not at random: the figure is the same every time
+        spread = row + 0.18 + 0.12 * (np.arange(here.n) % 2)
+        ax.plot(values, spread, ".", color=style["color"], alpha=0.5, ms=5)
+        half = here.half_width if here.n > 1 else None
+        ax.errorbar(
+            here.mean,
+            row,
+            xerr=half,
+            fmt=style["marker"],
+            color=style["color"],
+            capsize=4,
+            ms=7,
+        )
+        if format is not None:
+            ax.annotate(
+                f"{here.mean:{format}}",
+                (here.mean, row),
+                xytext=(0, -14),
+                textcoords="offset points",
+                ha="center",
+                fontsize=11,
+            )
+    ax.set_yticks(
+        range(len(groups)), [_counted(name, found[name].n) for name in groups]
+    )
+    ax.set_ylim(len(groups) - 0.4, -0.6)
+    return found
+
+
+def paired_differences(ax, groups, baseline, format=None):
+    """Draw by how much each group differs from a baseline, member by member.
+
+    A pair shares its seed, so what varies between seeds alone cancels, and the interval
+    of the differences is the one that answers whether there is an effect.
+
+    Args:
+        ax: matplotlib axes.
+        groups: dict from label to values of shape (members,), same seeds in the same
+            order.
+        baseline: values of shape (members,).
+        format: as for ``interval_dots``.
+
+    Returns:
+        A dict from label to the ``Interval`` of group minus baseline.
+
+    Raises:
+        ValueError: a group has another number of members than the baseline.
+    """
+    base = np.atleast_1d(_array(baseline))
+    differences = {}
+    for label, values in groups.items():
+        values = np.atleast_1d(_array(values))
+        if values.shape != base.shape:
+            raise ValueError(
+                f"{label!r} has shape {values.shape}, the baseline {base.shape}: "
+                "pairs need the same members"
+            )
+        differences[label] = values - base
+    ax.axvline(0, color="#555555", lw=1)
+    return interval_dots(ax, differences, format)
+
+
+def _array(values):
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+    return np.asarray(values, dtype=np.float64)
+
+
+def _counted(label, n):
+    return f"{label} (n = {n})".strip()
