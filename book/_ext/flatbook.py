@@ -35,9 +35,12 @@ MODULES = [
     "information",
     "attacks",
     "study",
+    "intervals",
     "claims",
     "plots",
     "widgets",
+    "evaluation",
+    "intervals",
     "environment",
     "progress",
 ]
@@ -70,7 +73,7 @@ def digest(root, patterns):
 def configure(app, config):
     """Settle everything that depends on the files and the environment."""
     root = Path(app.srcdir)
-    scale = os.environ.get("FLATLAB_SCALE", "laptop")
+    scale = os.environ.get("FLATLAB_SCALE", "").strip() or "laptop"
     config.flatbook_assets = digest(root, ASSETS)
     use_cache(app, config, f"{scale}-{digest(root, SOURCES)}")
     offer_buttons(config)
