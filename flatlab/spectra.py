@@ -247,9 +247,10 @@ def _inner(W, U):
 class _Subspace:
     """An orthonormal basis W per member, the products A W, and T = Wᵀ A W.
 
-    W and A W are (members, d, k), one vector per row; T is (members, d, d) in float64
-    on the CPU. Random directions depend on the seed and on how many were drawn, not
-    on the ensemble, so a member's result is the same in any company.
+    W and A W are (members, d, k), one vector per row; T and the Gram matrix of A W are
+    (members, d, d) in float64 on the CPU. Random directions depend on the seed and on
+    how many were drawn, not on the ensemble, so a member's result is the same in any
+    company.
     """
 
     def __init__(self, operator, seed):
@@ -264,6 +265,7 @@ class _Subspace:
         self._draws = []
         self._drawn = torch.zeros(m, dtype=torch.long)
         self.T = torch.zeros(m, 0, 0, dtype=torch.float64)
+        self.gram = self.T
 
     @property
     def W(self):
@@ -325,10 +327,15 @@ class _Subspace:
         row = _inner(self.AW, U).double().cpu()
         self._longest = torch.maximum(self._longest, _norm(AU).double().cpu())
         self._check_symmetry((column - row).abs().amax(-1))
-        T = torch.zeros(len(self.T), d + 1, d + 1, dtype=torch.float64)
-        T[:, :d, :d] = self.T
-        T[:, d] = T[:, :, d] = (column + row) / 2
-        self.T = T
+        self.T = self._bordered(self.T, (column + row) / 2)
+        self.gram = self._bordered(self.gram, _inner(self.AW, AU).double().cpu())
+
+    @staticmethod
+    def _bordered(M, edge):
+        """M, (members, d, d), with one more row and column, (members, d + 1)."""
+        M = torch.nn.functional.pad(M, (0, 1, 0, 1))
+        M[:, -1] = M[:, :, -1] = edge
+        return M
 
     def _check_symmetry(self, gap):
         wrong = (gap > math.sqrt(self.operator.eps) * self._longest).nonzero().flatten()
@@ -407,7 +414,8 @@ def eigenvalues(
         raise ValueError(
             f"{asked} values need more than {asked} products, got max_products={limit}"
         )
-    search = _Search(operator, signs, k, tol, seed, min(limit, operator.k))
+    limit = min(limit, operator.k)
+    search = _Search(operator, signs, k, tol, seed, limit, eigenvectors)
     search.run()
     if not bool(search.converged.all()):
         floor = _ROUNDING * operator.eps * NORM_SHARE**-1
@@ -419,9 +427,9 @@ def eigenvalues(
             RuntimeWarning,
             stacklevel=2,
         )
-    vectors = None
-    if eigenvectors:
-        vectors = search.vectors.reshape(*operator.lead, operator.k, asked)
+    vectors = search.vectors
+    if vectors is not None:
+        vectors = vectors.reshape(*operator.lead, operator.k, asked)
     return Eigenvalues(
         values=operator.tensor(search.values),
         residuals=operator.tensor(search.residuals),
@@ -438,7 +446,7 @@ class _Search:
     is in a run that certifies one end of the spectrum.
     """
 
-    def __init__(self, operator, signs, k, tol, seed, limit):
+    def __init__(self, operator, signs, k, tol, seed, limit, eigenvectors):
         self.operator, self.signs, self.k, self.tol = operator, signs, k, tol
         self.limit, self.asked = limit, k * len(signs)
         self.space = _Subspace(operator, seed)
@@ -448,9 +456,11 @@ class _Search:
         self.residuals = torch.zeros_like(self.values)
         self.products = torch.zeros(m, dtype=torch.long)
         self.converged = torch.zeros(m, dtype=torch.bool)
-        self.vectors = torch.zeros(
-            m, operator.k, self.asked, dtype=operator.dtype, device=operator.device
-        )
+        self.vectors = None
+        if eigenvectors:
+            self.vectors = torch.zeros(
+                m, operator.k, self.asked, dtype=operator.dtype, device=operator.device
+            )
         # The certificates: how many ends are done, and the run on the present end:
         # where it started (-1: no run), the shift ±τ, the eigenvalues beyond τ and
         # log |det(T − τ)| at its start, and log Π β so far.
@@ -502,33 +512,46 @@ class _Search:
         index = {1: range(d - 1, d - k - 1, -1), -1: range(k - 1, -1, -1)}
         index = torch.tensor([i for s in self.signs for i in index[s]])
         self.ritz, self.Y = self.theta[:, index], Y[:, :, index]
-        y = self.Y.to(self.operator.device, self.operator.dtype).mT
-        self.X = y @ self.space.W
-        R = y @ self.space.AW - self._on(self.ritz)[:, 0, :, None] * self.X
-        self.R_norm = _norm(R).double().cpu()
-
         norm = self.theta.abs().amax(-1, keepdim=True)
         self.rounding = _ROUNDING * self.operator.eps * norm
         self.target = self.tol * torch.maximum(self.ritz.abs(), NORM_SHARE * norm)
         self.target = self.target.clamp_min(1e-300)
         self.allowed = torch.maximum(self.target, self.rounding)
-        self.settled = (self.R_norm <= self.allowed).all(-1)
+        # ‖A W y‖² − θ² is exact enough to tell when the residual is worth a look.
+        square = (self.Y * (self.space.gram @ self.Y)).sum(1) - self.ritz.square()
+        self.R_norm = square.clamp_min(0).sqrt()
+        near = square <= 4 * (self.allowed.square() + self.rounding * norm)
+
         certified = self.done == len(self.signs)
         if final:
+            self._settle(on)
             # A basis of the whole space leaves nothing to certify.
             self._finish(on.clone(), certified | (d == self.operator.k))
             return ~on
-        self._finish(on & self.settled & certified, certified)
-
         # An eigenvalue beyond τ that the first space had missed ends the certificate.
         running = self.start >= 0
         sign = self._sign()
         beyond = (sign * self.theta > sign * self.shift[:, None]).sum(-1)
         self.start[running & (beyond > self.beyond)] = -1
-        fresh = on & self.settled & (self.start < 0) & (self.done < len(self.signs))
+        settled = self._settle(on & near.all(-1) & (self.start < 0))
+        self._finish(settled & certified, certified)
+        fresh = settled & ~certified
         if bool(fresh.any()):
             self._begin(fresh)
         return fresh
+
+    def _settle(self, members):
+        """Compute the residuals of ``members``; return those that all are small."""
+        if bool(members.any()):
+            here = slice(None) if bool(members.all()) else members
+            there = here if here is not members else members.to(self.operator.device)
+            y, theta = self.Y[here].mT, self.ritz[here, :, None]
+            y, ty = (
+                c.to(self.operator.device, self.operator.dtype) for c in (y, theta * y)
+            )
+            R = y @ self.space.AW[there] - ty @ self.space.W[there]
+            self.R_norm[here] = _norm(R).double().cpu()
+        return members & (self.R_norm <= self.allowed).all(-1)
 
     def _sign(self):
         end = self.done.clamp_max(len(self.signs) - 1)
@@ -590,7 +613,7 @@ class _Search:
         self.done[sure] += 1
         self.start[sure] = -1
         certified = self.done == len(self.signs)
-        self._finish(sure & self.settled & certified, certified)
+        self._finish(self._settle(sure & certified), certified)
 
     def _finish(self, members, certified):
         """Record the results of ``members``."""
@@ -599,8 +622,10 @@ class _Search:
         self.products[members] = self.space.d
         met = (self.R_norm <= self.target).all(-1) & certified
         self.converged[members] = met[members]
-        here = members.to(self.operator.device)
-        self.vectors[here] = self.X[here].mT
+        if self.vectors is not None and bool(members.any()):
+            here = members.to(self.operator.device)
+            y = self.Y[members].mT.to(self.operator.device, self.operator.dtype)
+            self.vectors[here] = (y @ self.space.W[here]).mT
         self.active[members] = False
 
 
