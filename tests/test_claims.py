@@ -1,5 +1,7 @@
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from bs4 import BeautifulSoup
 from flatlab import claims as c
 from flatlab.claims import Verdict
 
+ROOT = Path(__file__).parents[1]
 REGISTRY = """
 [[claim]]
 id = "fits"
@@ -225,3 +228,39 @@ def test_an_installed_package_needs_a_clone_or_a_path(registry, tmp_path, monkey
     (tmp_path / "book" / "claims.toml").unlink()
     with pytest.raises(FileNotFoundError, match="clone of the repository"):
         c.Claims("two")
+
+
+# -- the book's own registry
+
+
+@pytest.fixture(scope="module")
+def book():
+    return c.read_registry(ROOT / "book" / "claims.toml")
+
+
+def test_every_claim_of_the_post_has_a_row_that_names_the_post(book):
+    numbered = [id for id in book if id.startswith("P")]
+    assert sorted(numbered) == [f"P{i:02d}" for i in range(1, 46)]
+    for id, claim in book.items():
+        assert (claim.source[0] == "post") == (id in numbered)
+        assert id in numbered or claim.post_errs is None
+
+
+def test_claims_cite_the_bibliography(book):
+    text = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    keys = set(re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE)) | {"post"}
+    for claim in book.values():
+        assert claim.source and set(claim.source) <= keys, claim.id
+
+
+def test_claims_read_as_sentences(book):
+    for claim in book.values():
+        assert claim.statement[0].isupper() and claim.statement.endswith(".")
+        assert "\n" not in claim.statement + (claim.post_errs or "")
+        assert "  " not in claim.statement + (claim.post_errs or "")
+        assert claim.reported is None or claim.reported[-1] != "."
+
+
+def test_only_figures_that_were_checked_are_given(book):
+    # no table of this paper could be compared with its text
+    assert all(k.reported is None for k in book.values() if "kwon2021" in k.source)
