@@ -40,7 +40,6 @@ MODULES = [
     "plots",
     "widgets",
     "evaluation",
-    "intervals",
     "environment",
     "progress",
 ]
