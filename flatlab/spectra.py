@@ -136,7 +136,9 @@ class SpectralDensity:
     def _over_probes(self, terms):
         """Sum (members, points, nodes) terms; mean and standard error over probes."""
         single = terms.unflatten(-1, (self.probes, -1)).sum(-1) * self.probes
-        mean, error = single.mean(-1), single.std(-1) / math.sqrt(self.probes)
+        mean, error = single.mean(-1), torch.full_like(single[..., 0], math.nan)
+        if self.probes > 1:
+            error = single.std(-1) / math.sqrt(self.probes)
         if mean.shape[-1] == 1 and terms.shape[-2] == 1:
             mean, error = mean.squeeze(-1), error.squeeze(-1)
         return mean, error
