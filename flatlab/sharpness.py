@@ -53,7 +53,7 @@ class Average:
     Attributes:
         values: (members,) mean of L_S(w + epsilon) - L_S(w).
         standard_error: (members,), over antithetic pairs.
-        sigma: () or (members,) standard deviation of epsilon / t.
+        sigma: (members,) standard deviation of epsilon / t.
         samples: evaluations of L_S for each member.
         converged: (members,) whether the standard error meets ``tol``; all True
             where none was asked for.
@@ -149,7 +149,7 @@ def _ascend(
         (members,) best values, (members, k) their offsets, and the evaluations.
     """
     count, (members, k) = len(starts), centre.shape
-    radius = torch.as_tensor(neighbourhood.radius)
+    radius = _radius(neighbourhood, centre)
     if radius.ndim:
         neighbourhood = replace(neighbourhood, radius=radius.repeat(count))
     centre = centre.repeat(count, 1)
@@ -169,8 +169,8 @@ def _ascend(
         if scale is not None:
             slope = scale.square() * gradient
             size = neighbourhood.norm(slope, centre, layout)
-            reach = torch.as_tensor(neighbourhood.radius).to(size) / size
-            slope = slope * reach.nan_to_num(0.0, 0.0)[:, None]
+            reach = _radius(neighbourhood, centre) / size
+            slope = slope * reach.nan_to_num(0.0, 0.0, 0.0)[:, None]
             direction = torch.where(plain[:, None], slope, direction)
         trial = neighbourhood.project(
             epsilon + step[:, None] * direction, centre, layout
@@ -191,21 +191,27 @@ def _ascend(
 
 
 def _starts(gradient, centre, neighbourhood, layout, restarts, seed) -> list[Tensor]:
-    """The steepest point, its opposite, random boundary points and their opposites."""
+    """The steepest point, its opposite, random points and their opposites."""
     starts = [neighbourhood.steepest(gradient, centre, layout)]
     noise, scale = Noise(centre, seed), neighbourhood.scale(centre, layout)
     for i in range(restarts):
         if i % 2 == 0:
             starts.append(-starts[-1])
             continue
+        # uniform in a box, whose corners are dead ends; on the boundary of a ball
         z = noise[i // 2]
-        point = scale * (z.sign() if neighbourhood.p == math.inf else z)
-        size = neighbourhood.norm(point, centre, layout)
-        reach = (torch.as_tensor(neighbourhood.radius).to(size) / size)[:, None]
+        box = neighbourhood.p == math.inf
+        point = scale * (torch.erf(z / math.sqrt(2)) if box else z)
+        size = 1 if box else neighbourhood.norm(point, centre, layout)
+        reach = _radius(neighbourhood, centre) / size
         # where nothing may move, the only point is zero
-        starts.append(point * reach.nan_to_num(0.0, 0.0))
+        starts.append(point * reach.nan_to_num(0.0, 0.0, 0.0).reshape(-1, 1))
     # rounding must not carry a start over the edge
     return [neighbourhood.project(s, centre, layout) for s in starts]
+
+
+def _radius(neighbourhood: Neighbourhood, like: Tensor) -> Tensor:
+    return torch.as_tensor(neighbourhood.radius, dtype=like.dtype, device=like.device)
 
 
 def _check_search(neighbourhood, steps: int, restarts: int) -> None:
@@ -243,7 +249,7 @@ def worst_case_sharpness(
         neighbourhood: from ``ball``, ``keskar_box`` or ``adaptive_ball``.
         steps: of the ascent from every start.
         restarts: starts beside the steepest step from w: its opposite, then random
-            points on the boundary and their opposites in turn.
+            points and their opposites in turn.
         seed: of the random starts; all members get the same draws.
 
     Returns:
@@ -291,9 +297,10 @@ def average_sharpness(
     """Mean rise of the loss under Gaussian noise of the neighbourhood's scale.
 
     epsilon ~ N(0, sigma² t(w)²), with the sigma that gives the noise the size of the
-    set: for p = 2, sigma = radius / √k, so that the mean of ‖epsilon / t‖₂² is radius²;
-    for p = ∞, sigma = radius / √3, the standard deviation of a uniform point of the
-    box. To second order the value is ½ sigma² Σ t_i² H_ii.
+    set: for p = 2, sigma = radius / √k, so that the mean of ‖epsilon / t‖₂² is radius²
+    (k counts the weights with t > 0); for p = ∞, sigma = radius / √3, the standard
+    deviation of a uniform point of the box. To second order the value is
+    ½ sigma² Σ t_i² H_ii.
 
     Draws come in antithetic pairs ± epsilon, which cancels the slope at w; all members
     get the same draws, so that differences between members are sharper than their
@@ -324,9 +331,9 @@ def average_sharpness(
         raise ValueError(f"tol is {tol}, expected a relative error between 0 and 1")
     w, single = checked(loss, w)
     scale = neighbourhood.scale(w, loss.net.layout_on(w.device)).expand(w.shape)
-    sigma = _matching_sigma(neighbourhood, w)
+    sigma = _matching_sigma(neighbourhood, scale)
     noise, base = Noise(w, seed), loss(w)
-    spread = sigma.reshape(-1, 1) * scale
+    spread = sigma[:, None] * scale
     pairs, rows = samples // 2, []
     if tol is not None:
         pairs = max(pairs, _FIRST_PAIRS)
@@ -353,16 +360,16 @@ def average_sharpness(
             stacklevel=2,
         )
     if single:
-        mean, error, converged = mean[0], error[0], converged[0]
+        mean, error, sigma, converged = mean[0], error[0], sigma[0], converged[0]
     return Average(mean, error, sigma, 2 * done, converged)
 
 
-def _matching_sigma(neighbourhood: Neighbourhood, w: Tensor) -> Tensor:
-    """Standard deviation of epsilon / t that matches the set: () or (members,)."""
-    radius = torch.as_tensor(neighbourhood.radius).to(w)
+def _matching_sigma(neighbourhood: Neighbourhood, scale: Tensor) -> Tensor:
+    """Standard deviation of epsilon / t that matches the set: (members,)."""
+    radius = _radius(neighbourhood, scale).expand(len(scale))
     if neighbourhood.p == math.inf:
         return radius / math.sqrt(3)
-    return radius / w.shape[-1] ** (1 / neighbourhood.p)
+    return radius / (scale > 0).sum(-1).clamp_min(1).sqrt()
 
 
 def keskar_sharpness(

@@ -1,0 +1,220 @@
+"""Bits per weight and tolerated noise against closed forms and exhaustive search."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flatlab import models
+from flatlab.loss import Loss
+from flatlab.network import Network
+from flatlab.precision import bits_per_weight, quantise, tolerated_noise
+
+
+class Point(nn.Module):
+    """Returns its own parameters as the output for every example."""
+
+    def __init__(self, *shapes):
+        super().__init__()
+        self.parts = nn.ParameterList([nn.Parameter(torch.zeros(s)) for s in shapes])
+
+    def forward(self, x):
+        flat = torch.cat([p.reshape(-1) for p in self.parts])
+        return flat.expand(len(x), -1)
+
+
+def quadratic(seed, scale=1.0):
+    """½ (w - m)ᵀ H (w - m) with its minimum m, as three members at it."""
+    g = torch.Generator().manual_seed(seed)
+    net = Network(Point((4, 3), (4,)))
+    H = torch.randn(net.k, net.k, generator=g, dtype=torch.float64)
+    H = scale * H @ H.T
+    m = torch.randn(net.k, generator=g, dtype=torch.float64)
+
+    def criterion(z, y):
+        return 0.5 * (((z - m) @ H) * (z - m)).sum(-1)
+
+    data = (torch.ones(1, 1), torch.zeros(1, dtype=torch.long))
+    return Loss(net, data, criterion), H, m
+
+
+def rounded(values, levels):
+    """The nearest of ``levels`` points from -max to max, by looking at each."""
+    grid = torch.linspace(-1, 1, levels, dtype=values.dtype) * values.abs().max()
+    nearest = (values[:, None] - grid).abs().argmin(-1)
+    return grid[nearest]
+
+
+@given(levels=st.integers(2, 40), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_weights_go_to_the_nearest_point_of_their_grid(levels, seed):
+    layout = Network(Point((4, 3), (4,))).layout
+    g = torch.Generator().manual_seed(seed)
+    w = torch.randn(2, layout.k, generator=g, dtype=torch.float64)
+    got = quantise(w, layout, levels)
+    for i in range(2):
+        for part in layout.slices:
+            torch.testing.assert_close(got[i, part], rounded(w[i, part], levels))
+    # a grid is its own: rounding again moves nothing, nor does a change of sign
+    torch.testing.assert_close(quantise(got, layout, levels), got)
+    torch.testing.assert_close(quantise(3.7 * w, layout, levels), 3.7 * got)
+    if levels % 2:
+        torch.testing.assert_close(quantise(-w, layout, levels), -got)
+
+
+def test_every_member_may_have_its_own_levels():
+    layout = Network(Point((4, 3), (4,))).layout
+    w = torch.randn(3, layout.k, generator=torch.Generator().manual_seed(0))
+    levels = torch.tensor([2, 5, 300])
+    got = quantise(w, layout, levels)
+    for i in range(3):
+        assert got[i].equal(quantise(w[i], layout, int(levels[i])))
+    zero = quantise(torch.zeros(layout.k), layout, 7)
+    assert (zero == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 10.0])
+def test_bits_are_those_of_going_through_all_grids(scale):
+    for seed in range(4):
+        loss, H, m = quadratic(seed, scale)
+        found = bits_per_weight(loss, m, 0.1)
+
+        def cost(levels, loss=loss, H=H, m=m):
+            e = torch.cat(
+                [rounded(m[s], levels) - m[s] for s in loss.net.layout.slices]
+            )
+            return (0.5 * e @ H @ e).item()
+
+        levels = found.levels.item()
+        assert found.bits.item() == pytest.approx(math.log2(levels))
+        assert found.total.item() == pytest.approx(loss.net.k * math.log2(levels))
+        assert found.rise.item() == pytest.approx(cost(levels), rel=1e-6)
+        assert cost(levels) < 0.1
+        if levels > 2:
+            # a grid that is too coarse lies within a sixteenth of a bit or one level
+            closest = min(math.floor(levels * 2 ** (-1 / 16)), levels - 1)
+            near = range(max(closest - 1, 2), levels)
+            assert any(cost(other) >= 0.1 for other in near)
+            costs = [cost(other) for other in near]
+            assert any(found.rise_coarser.item() == pytest.approx(c) for c in costs)
+        # and all whole bits above are good enough
+        above = range(math.ceil(math.log2(levels)), 11)
+        assert all(cost(2**bits) < 0.1 for bits in above)
+
+
+def test_four_times_the_curvature_costs_one_bit():
+    # a uniform rounding error has the variance step²/12, so the rise is Σ H_ii step²/24
+    g = torch.Generator().manual_seed(0)
+    net = Network(Point((400, 50)))
+    m = torch.rand(net.k, generator=g, dtype=torch.float64) * 2 - 1
+    data = (torch.ones(1, 1), torch.zeros(1, dtype=torch.long))
+    bits = {}
+    for h in (1.0, 4.0, 64.0):
+        loss = Loss(net, data, lambda z, y, h=h: 0.5 * h * (z - m).square().sum(-1))
+        bits[h] = bits_per_weight(loss, m, 0.5).bits.item()
+        step = math.sqrt(24 * 0.5 / (h * net.k))
+        assert bits[h] == pytest.approx(math.log2(2 / step + 1), abs=1 / 16 + 0.02)
+    assert bits[4.0] - bits[1.0] == pytest.approx(1, abs=0.13)
+    assert bits[64.0] - bits[1.0] == pytest.approx(3, abs=0.13)
+
+
+def test_where_no_grid_is_fine_enough_the_bits_are_infinite():
+    loss, _, m = quadratic(0, 1e12)
+    found = bits_per_weight(loss, m, 0.1)
+    assert found.bits == torch.inf and found.levels == 0 and found.rise.isnan()
+    loss, _, m = quadratic(0, 1e-12)
+    found = bits_per_weight(loss, m, 0.1)
+    assert found.levels == 2 and found.bits == 1 and found.rise_coarser.isnan()
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_tolerated_noise_on_a_quadratic_is_the_closed_form(relative):
+    loss, H, m = quadratic(1)
+    found = tolerated_noise(loss, m, 0.1, relative=relative, samples=1000)
+    t = m.abs() if relative else torch.ones_like(m)
+    expected = math.sqrt(2 * 0.1 / (t * t * H.diag()).sum().item())
+    assert abs(found.values.item() - expected) < 4 * found.standard_error.item()
+    assert found.standard_error.item() < 0.05 * expected
+    assert found.rise.item() == pytest.approx(0.1, rel=5e-3)
+    assert found.rise.item() <= 0.1
+
+
+def test_the_standard_error_of_noise_is_that_of_repetition():
+    loss, _, m = quadratic(1)
+    runs = [tolerated_noise(loss, m, 0.1, samples=32, seed=s) for s in range(60)]
+    values = torch.stack([r.values for r in runs])
+    stated = torch.stack([r.standard_error for r in runs]).square().mean().sqrt()
+    assert stated.item() == pytest.approx(values.std().item(), rel=0.3)
+
+
+def network_problem(own=False):
+    g = torch.Generator().manual_seed(3)
+    net = Network(models.mlp(6, 8, 4))
+    x = torch.randn(50, 6, generator=g)
+    y = torch.randint(0, 4, (50,), generator=g)
+    if own:
+        y = torch.stack([y, 3 - y, (y + 1) % 4])
+    return Loss(net, (x, y)), net.init(range(3), dtype=torch.float64)
+
+
+@given(log_alpha=st.floats(-2, 2))
+@settings(max_examples=10, deadline=None)
+def test_relative_noise_ignores_a_rescaling_and_absolute_noise_does_not(log_alpha):
+    loss, w = network_problem()
+    moved, alpha = w.clone(), 10**log_alpha
+    w1, b1, w2, _ = loss.net.layout.slices
+    moved[:, w1] *= alpha
+    moved[:, b1] *= alpha
+    moved[:, w2] /= alpha
+    before, after = (
+        tolerated_noise(loss, v, relative=True, samples=4).values for v in (w, moved)
+    )
+    torch.testing.assert_close(after, before, rtol=3e-3, atol=0)
+    # each parameter has a grid of its own, in units of its largest weight
+    before, after = (bits_per_weight(loss, v) for v in (w, moved))
+    assert (before.levels - after.levels).abs().max() <= 1
+    if abs(log_alpha) > 1:
+        before, after = (tolerated_noise(loss, v, samples=4).values for v in (w, moved))
+        assert ((after / before).log().abs() > 0.3).all()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_members_are_measured_as_if_alone(own):
+    loss, w = network_problem(own)
+    bits, noise = bits_per_weight(loss, w), tolerated_noise(loss, w, samples=4)
+    for i in range(3):
+        one = Loss(loss.net, (loss.x, loss.y[i])) if own else loss
+        alone = bits_per_weight(one, w[i])
+        assert alone.levels.ndim == 0 and alone.levels == bits.levels[i]
+        torch.testing.assert_close(alone.rise, bits.rise[i])
+        torch.testing.assert_close(
+            alone.rise_coarser, bits.rise_coarser[i], equal_nan=True
+        )
+        alone = tolerated_noise(one, w[i], samples=4)
+        torch.testing.assert_close(alone.values, noise.values[i], rtol=3e-3, atol=0)
+
+
+def test_bad_input_says_what_is_expected():
+    loss, w = network_problem()
+    with pytest.raises(ValueError, match="levels"):
+        quantise(w, loss.net.layout, 1)
+    with pytest.raises(ValueError, match="levels"):
+        quantise(w, loss.net.layout, 2.5)
+    with pytest.raises(ValueError, match="each member"):
+        quantise(w, loss.net.layout, torch.tensor([2, 3]))
+    with pytest.raises(ValueError, match="last axis"):
+        quantise(w[:, 1:], loss.net.layout, 4)
+    with pytest.raises(ValueError, match="positive"):
+        bits_per_weight(loss, w, 0.0)
+    with pytest.raises(ValueError, match="positive"):
+        tolerated_noise(loss, w, -0.1)
+    with pytest.raises(ValueError, match="even number"):
+        tolerated_noise(loss, w, samples=3)
+    for function in (bits_per_weight, tolerated_noise):
+        with pytest.raises(ValueError, match="NaN"):
+            function(loss, w * torch.nan)
+        with pytest.raises(TypeError, match="Loss"):
+            function(loss.net, w)
