@@ -239,22 +239,28 @@ class Loss:
         Raises:
             ValueError: if the labels have a member axis of another length than w.
         """
-        key = (w.device, w.dtype)
-        if not self._placed or self._placed[0] != key:
-            x, y = place(self.x, *key), self.y.to(w.device)
-            self._placed = (key, x, y)
-        _, x, y = self._placed
+        parts = self._parts(w)
+        y = self._placed[2]
         own_labels = y.ndim == 2 and y.shape[1] == self.n
         if own_labels and (w.ndim == 1 or w.shape[0] != y.shape[0]):
             raise ValueError(
                 f"the labels are of {y.shape[0]} members, w has the shape "
                 f"{tuple(w.shape)}"
             )
-        size = self._chunk or self._default_chunk(w)
-        for start in range(0, self.n, size):
-            part = slice(start, min(start + size, self.n))
+        for part in parts:
             share = (part.stop - part.start) / self.n
-            yield select(x, part), y[:, part] if own_labels else y[part], share
+            x = select(self._placed[1], part)
+            yield x, y[:, part] if own_labels else y[part], share
+
+    def _parts(self, w: Tensor) -> list[slice]:
+        """Ranges of examples to take at once; puts the data where w is."""
+        key = (w.device, w.dtype)
+        if not self._placed or self._placed[0] != key:
+            self._placed = (key, place(self.x, *key), self.y.to(w.device))
+        size = self._chunk or self._default_chunk(w)
+        return [
+            slice(start, min(start + size, self.n)) for start in range(0, self.n, size)
+        ]
 
     def _default_chunk(self, w: Tensor) -> int:
         if self._units is None:
@@ -317,7 +323,7 @@ class Loss:
 
     @torch.no_grad()
     def logits(self, w: Tensor) -> Tensor:
-        """Outputs on all examples.
+        """Outputs on all examples; the labels do not matter.
 
         Args:
             w: (k,) or (members, k).
@@ -329,8 +335,10 @@ class Loss:
         parameters = self.net.unflatten(w.detach())
         return torch.cat(
             [
-                self.net.evaluate(parameters, x, members=w.ndim == 2)
-                for x, _, _ in self.chunks(w)
+                self.net.evaluate(
+                    parameters, select(self._placed[1], part), members=w.ndim == 2
+                )
+                for part in self._parts(w)
             ],
             dim=-2,
         )

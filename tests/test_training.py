@@ -433,3 +433,16 @@ def test_bad_arguments_say_what_is_expected(change, error, word):
     options.update(change)
     with pytest.raises(error, match=word):
         train(options.pop("net"), options.pop("data"), **options)
+
+
+def test_members_with_labels_of_their_own_may_stop_one_by_one():
+    data = toy()
+    labels = torch.stack([data.train.y, data.train.y.roll(1), data.train.y])
+    labels = Examples(data.train.x, labels, data.train.y)
+    data = Dataset(labels, data.validation, data.test, 3, "toy")
+    net = Network(models.mlp(6, 16, 3))
+    settings = dict(epochs=40, batch_size=20, lr=0.2, momentum=0.9, record=5)
+    run = train(net, data, seeds=[0, 1, 2], stop_loss=0.2, **settings)
+    assert run.fitted[0] and run.fitted[2] and run.stopped[1] > run.stopped[0]
+    alone = Loss(net, Examples(data.train.x, labels.y[0]))(run.w[0])
+    assert run.history["train_loss"][-1, 0].item() == pytest.approx(alone.item(), 1e-5)
