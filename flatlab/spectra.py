@@ -235,7 +235,9 @@ class _Operator:
 
 def _norm(U):
     """Length over the last axis; float32 sums are pairwise, which ``norm`` is not."""
-    return U.square().sum(-1).sqrt()
+    # The largest entry is taken out so that squares cannot under- or overflow.
+    largest = U.abs().amax(-1).clamp_min(torch.finfo(U.dtype).tiny)
+    return (U / largest[..., None]).square().sum(-1).sqrt() * largest
 
 
 def _inner(W, U):
