@@ -5,13 +5,16 @@
 - Pages are written again when a style sheet or a script of the book has changed.
 - MathJax comes out of an installed Python package, Thebe is left out, and so no
   page asks another host for anything.
+- Icons come from a font inside a style sheet, and so work without a server too.
 - Launch and repository buttons appear only when a repository is configured.
 - The API reference has a section for every module of the package that exists.
 """
 
 import ast
+import base64
 import hashlib
 import os
+import re
 import shutil
 from importlib.metadata import files
 from pathlib import Path
@@ -139,6 +142,39 @@ def copy_mathjax(app, error):
     shutil.copy2(source / script.name, target / script.name)
 
 
+def lighten_icons(app, error):
+    """Draw the theme's icons from the font alone, without a script of half a megabyte.
+
+    The font goes into the style sheet, since a browser that reads the book from a
+    folder loads no font from a file of its own.
+    """
+    if error or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    for sheet in out.glob("_static/vendor/fontawesome/*/css/all.min.css"):
+        text = sheet.read_text("utf-8")
+        for name in ("fa-solid-900", "fa-regular-400"):
+            font = sheet.parents[1] / "webfonts" / f"{name}.woff2"
+            data = base64.b64encode(font.read_bytes()).decode()
+            face = (
+                r"(@font-face{[^}]*Awesome\\ 6 Free[^}]*)\.\./webfonts/"
+                + name
+                + ".woff2"
+            )
+            inlined = f"data:font/woff2;base64,{data}"
+            text = re.sub(face, lambda match, url=inlined: match[1] + url, text)
+        sheet.write_text(text, "utf-8")
+    heavy = re.compile(
+        r"<script[^>]*vendor/fontawesome[^>]*></script>"
+        r"|<link[^>]*vendor/fontawesome[^>]*(?:all\.min\.js|\.woff2)[^>]*>"
+    )
+    for page in out.rglob("*.html"):
+        text = page.read_text("utf-8")
+        lighter = heavy.sub("", text)
+        if lighter != text:
+            page.write_text(lighter, "utf-8")
+
+
 def forget_failure(app, error):
     """Let a build that failed repeat its warnings when it is tried again.
 
@@ -174,11 +210,23 @@ def write_api(app, docname, source):
         source[0] = source[0].replace(API_MARK, sections)
 
 
+def keep_bars(app, what, name, obj, options, lines):
+    """Leave |w| in a docstring what it is in mathematics, not a substitution."""
+    for i, line in enumerate(lines):
+        parts = line.split("``")  # every second part is literal
+        parts[::2] = [
+            re.sub(r"\|(\S[^|]*)\|", r"\\|\1\\|", part) for part in parts[::2]
+        ]
+        lines[i] = "``".join(parts)
+
+
 def setup(app):
     """Connect to Sphinx."""
     app.add_config_value("flatbook_assets", "", "html", str)
     app.connect("config-inited", configure)
     app.connect("source-read", write_api)
+    app.connect("autodoc-process-docstring", keep_bars)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", lighten_icons)
     app.connect("build-finished", forget_failure, priority=999)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
