@@ -93,3 +93,11 @@ def test_importing_the_package_loads_neither_figures_nor_widgets():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert output.stdout.strip() == "[]"
+
+
+def test_every_command_that_the_guides_name_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for guide in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / guide).read_text()
+        named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", text, re.M))
+        assert {first or second for first, second in named} <= targets
