@@ -13,6 +13,9 @@ from flatlab.progress import progress
 # from being evaluated together, nets of 100,000 lose.
 GROUP_NUMBERS = {"cpu": 2**17, "other": 2**26}
 MOST_POINTS = {"cpu": 16, "other": 1024}
+# Examples x networks of one evaluation on a CPU: beyond it the activations leave the
+# cache, and 64 nets together take longer than one after another.
+MOST_ROWS = 2**13
 
 
 def checked(loss: Loss, w: Tensor) -> tuple[Tensor, bool]:
@@ -69,10 +72,17 @@ def at_points(loss: Loss, measure: Callable, points: Tensor):
         if isinstance(parts[0], tuple):
             return tuple(torch.stack(p) for p in zip(*parts, strict=True))
         return torch.stack(parts)
-    result = measure(points.reshape(count * members, k))
-    if isinstance(result, tuple):
-        return tuple(r.unflatten(0, (count, members)) for r in result)
-    return result.unflatten(0, (count, members))
+    flat = points.reshape(count * members, k)
+    size = len(flat)
+    if points.device.type == "cpu":
+        size = max(1, min(MOST_ROWS // loss.n, GROUP_NUMBERS["cpu"] // k))
+    parts = [measure(p) for p in flat.split(size)]
+    if isinstance(parts[0], tuple):
+        return tuple(
+            torch.cat(p).unflatten(0, (count, members))
+            for p in zip(*parts, strict=True)
+        )
+    return torch.cat(parts).unflatten(0, (count, members))
 
 
 def grouped(items: Iterable, w: Tensor) -> Iterator[list]:

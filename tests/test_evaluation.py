@@ -17,7 +17,9 @@ def problem():
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_points_together_are_points_in_turn(own):
+@pytest.mark.parametrize("rows", [2**13, 100])
+def test_points_together_are_points_in_turn(own, rows, monkeypatch):
+    monkeypatch.setattr(evaluation, "MOST_ROWS", rows)
     net, w, x, y = problem()
     loss = Loss(net, (x, torch.stack([y, 2 - y, (y + 1) % 3]) if own else y))
     points = torch.stack([w, 2 * w, -w, w + 1])
