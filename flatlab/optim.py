@@ -1,0 +1,383 @@
+"""SAM and ASAM as a ``torch.optim.Optimizer`` for anyone's training loop."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import LBFGS, Optimizer
+
+from flatlab.neighbourhoods import Neighbourhood, ball
+from flatlab.network import Layout
+
+_ONES = ball(1.0).scale
+# lengths of gradients whose squares neither underflow nor overflow in float32
+_SAFE = 1e-15
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module | None) -> Iterator[None]:
+    """Normalise by the batch, but leave the running statistics as they are.
+
+    Args:
+        module: whose BatchNorm (and InstanceNorm) layers in training mode to freeze;
+            None freezes nothing.
+
+    Returns:
+        A context; on leaving it, by an exception too, the layers are as before.
+    """
+    layers = [
+        layer
+        for layer in (() if module is None else module.modules())
+        if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats
+    ]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+class SAM(Optimizer):
+    """Sharpness-aware minimisation around any optimizer, over any neighbourhood.
+
+    Each step takes the gradient not at w but at w + ε, where ε maximises the linearised
+    loss over a neighbourhood of w, and hands it to the base optimizer, which moves w.
+    ``ball(rho)`` makes it SAM, ``adaptive_ball(rho)`` ASAM::
+
+        base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        optimizer = SAM(base, ball(0.05), module=model)
+        for x, y in loader:
+            def closure():
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+
+    The parameter groups, the state and the ``state_dict`` are those of the base
+    optimizer: a scheduler may be given either of the two, a checkpoint resumes with
+    momentum, and one made without SAM can be taken up with it.
+
+    Mixed precision: run the forward pass of the closure in bfloat16 autocast. Float16
+    needs a ``GradScaler``, which has no way to unscale the gradient of the second pass;
+    ``scaler.step(optimizer, ...)`` raises an error.
+
+    Under ``DistributedDataParallel``, given as ``module``, the first pass is not
+    synchronised: every rank climbs along the gradient of its own part of the batch,
+    as in the SAM paper (m-sharpness with one part per rank), and the second gradient
+    is averaged, so that all ranks take the same step. Without ``module`` both
+    gradients are averaged and all ranks climb alike.
+
+    Each step reads twice from the device, to see whether the gradients are finite.
+
+    Args:
+        base_optimizer: made from the parameters, in as many groups as wanted. Frozen
+            parameters and those without a gradient are not perturbed.
+        neighbourhood: the ``Neighbourhood`` to search.
+        module: the model. Needed to update BatchNorm's running statistics only once
+            per step, and to know which parameters form a layer.
+
+    Raises:
+        TypeError: an argument is of the wrong kind, or the base optimizer needs a
+            closure itself (LBFGS).
+        ValueError: no parameter of the optimizer is trained, one is not in ``module``,
+            or the neighbourhood is scaled by layer and there is no ``module``.
+
+    Reference:
+        Foret et al., Sharpness-Aware Minimization for Efficiently Improving
+        Generalization, ICLR 2021, equations (2) and (3); Kwon et al., ASAM, ICML 2021.
+    """
+
+    # GradScaler then announces itself by an attribute ``grad_scale``, which `step`
+    # refuses; otherwise the scaled gradient of the second pass would go unnoticed
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        base_optimizer: Optimizer,
+        neighbourhood: Neighbourhood,
+        module: nn.Module | None = None,
+    ):
+        if not isinstance(base_optimizer, Optimizer):
+            raise TypeError(
+                f"base_optimizer is {base_optimizer!r}, expected an optimizer made "
+                "from the parameters, such as torch.optim.SGD(model.parameters(), 0.1)"
+            )
+        if isinstance(base_optimizer, LBFGS | SAM):
+            raise TypeError(
+                f"{type(base_optimizer).__name__} needs a closure of its own, so it "
+                "cannot be the base optimizer"
+            )
+        if not isinstance(neighbourhood, Neighbourhood):
+            raise TypeError(
+                f"neighbourhood is {neighbourhood!r}, expected a Neighbourhood such as "
+                "ball(0.05)"
+            )
+        if module is not None and not isinstance(module, nn.Module):
+            raise TypeError(f"module is {type(module).__name__}, expected an nn.Module")
+        # an optimizer without state of its own is set up like an unpickled one
+        self.__setstate__(
+            {
+                "base": base_optimizer,
+                "neighbourhood": neighbourhood,
+                "module": module,
+                "skipped": 0,
+                "defaults": base_optimizer.defaults,
+            }
+        )
+        self._parameters()
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({**state, "_laid_out": [], "_layout": None})
+
+    def __getstate__(self) -> dict:
+        names = ("base", "neighbourhood", "module", "skipped", "defaults")
+        return {name: self.__dict__[name] for name in names}
+
+    def __repr__(self) -> str:
+        return f"SAM({self.base!r}, {self.neighbourhood!r})"
+
+    # ------------------------------------------------- what the base optimizer holds
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """The parameter groups of the base optimizer."""
+        return self.base.param_groups
+
+    @property
+    def state(self) -> dict:
+        """The state of the base optimizer."""
+        return self.base.state
+
+    def state_dict(self) -> dict:
+        """The base optimizer's ``state_dict``; SAM has nothing to add.
+
+        Returns:
+            What ``load_state_dict`` of this or of the base optimizer takes.
+        """
+        return self.base.state_dict()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load a state into the base optimizer.
+
+        Args:
+            state_dict: of a SAM optimizer, or of its base optimizer.
+        """
+        self.base.load_state_dict(state_dict)
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Add a group to the base optimizer.
+
+        Args:
+            param_group: as for any ``torch.optim.Optimizer``.
+        """
+        self.base.add_param_group(param_group)
+        self._parameters()
+
+    # --------------------------------------------------------------------- stepping
+
+    @torch.no_grad()
+    def step(
+        self,
+        closure: Callable[[], Tensor] | Sequence[Callable[[], Tensor]],
+        weights: Sequence[float] | None = None,
+    ) -> Tensor:
+        """Take one step.
+
+        Gradients are cleared before every call of a closure, so that one written for
+        ``torch.optim.LBFGS`` (``zero_grad``, loss, ``backward``, return the loss) works
+        as well as one without ``zero_grad``. It may accumulate several ``backward``
+        calls. Between and after the calls the weights are put back bit for bit, also
+        when a closure raises.
+
+        If a gradient is not finite, nothing moves and ``skipped`` counts one more.
+
+        Args:
+            closure: computes the loss, calls ``backward`` and returns the loss; called
+                twice, at w and at w + ε. A list of closures, one per micro-batch, gives
+                m-sharpness: every micro-batch has its own ε, from its own gradient at
+                w, and their second gradients are averaged.
+            weights: of the micro-batches in that average, such as their numbers of
+                examples, positive; by default all alike.
+
+        Returns:
+            The loss at w, as the closure gave it; of several, their weighted average.
+
+        Raises:
+            TypeError: there is no closure, or a gradient is sparse.
+            ValueError: there are no closures in the list, or not one positive weight
+                for each.
+            RuntimeError: a ``GradScaler`` takes the step.
+        """
+        if hasattr(self, "grad_scale"):
+            raise RuntimeError(
+                "SAM computes its second gradient inside step(), where a GradScaler "
+                "cannot unscale it. Use bfloat16 autocast without a scaler, "
+                "and call optimizer.step(closure)"
+            )
+        single = callable(closure)
+        closures = [closure] if single else _callables(closure)
+        shares = _shares(weights, len(closures))
+        parameters = self._parameters()
+        average: list[Tensor | None] = [None] * len(parameters)
+        losses = []
+        for share, compute in zip(shares, closures, strict=True):
+            loss, finite = self._two_passes(parameters, compute)
+            losses.append(loss)
+            if not finite:
+                self.skipped += 1
+                self._clear(parameters)
+                break
+            if single:
+                continue
+            for i, p in enumerate(parameters):
+                if p.grad is not None:
+                    part = p.grad * share
+                    average[i] = part if average[i] is None else average[i] + part
+        else:
+            if not single:
+                for p, gradient in zip(parameters, average, strict=True):
+                    p.grad = gradient
+            self.base.step()
+        if single:
+            return losses[0]
+        done = shares[: len(losses)]
+        return sum(s * l for s, l in zip(done, losses, strict=True)) / sum(done)
+
+    def _two_passes(self, parameters: list[Tensor], compute) -> tuple[Tensor, bool]:
+        """Leave the gradient at w + ε in ``.grad``; the loss at w, all is finite."""
+        alone = isinstance(self.module, DistributedDataParallel)
+        with self.module.no_sync() if alone else nullcontext():
+            loss = self._call(parameters, compute)
+        gradient = _flat(_gradients(parameters))
+        finite = _finite(gradient)
+        if not finite and not alone:
+            return loss, False
+        w = _flat(parameters)
+        try:
+            # other ranks wait for one whose gradient is not finite: it goes on without
+            # climbing, and all judge by the average
+            if finite:
+                self._climb(parameters, gradient, w)
+            del gradient
+            # autocast around the whole step would go on with the weights it has cast
+            torch.clear_autocast_cache()
+            with frozen_statistics(self.module):
+                self._call(parameters, compute)
+        finally:
+            # a copy and no subtraction, which would round
+            torch._foreach_copy_(parameters, _parts(w, parameters))
+            torch.clear_autocast_cache()
+        return loss, _finite(_flat(_gradients(parameters)))
+
+    def _climb(self, parameters: list[Tensor], gradient: Tensor, w: Tensor) -> None:
+        """Add to the parameters the ε that is steepest for the gradient."""
+        around = self.neighbourhood
+        if around.p == 2 and around.scale == _ONES:
+            # the same ε in two passes over the memory, where the lengths allow
+            length = torch.linalg.vector_norm(gradient).item()
+            if _SAFE < length < 1 / _SAFE:
+                factor = float(around.radius) / length
+                torch._foreach_add_(parameters, _gradients(parameters), alpha=factor)
+                return
+        layout = self._layout = self._layout.to(w.device)
+        epsilon = around.steepest(gradient, w, layout)
+        torch._foreach_add_(parameters, _parts(epsilon, parameters))
+
+    def _call(self, parameters: list[Tensor], compute) -> Tensor:
+        self._clear(parameters)
+        with torch.enable_grad():
+            return compute()
+
+    @staticmethod
+    def _clear(parameters: list[Tensor]) -> None:
+        for p in parameters:
+            p.grad = None
+
+    # -------------------------------------------------------------------- structure
+
+    def _parameters(self) -> list[Tensor]:
+        """The trained parameters, with their layout up to date."""
+        parameters = [
+            p for group in self.param_groups for p in group["params"] if p.requires_grad
+        ]
+        if not parameters:
+            raise ValueError("no parameter of the optimizer has requires_grad=True")
+        same = len(parameters) == len(self._laid_out) and all(
+            p is q for p, q in zip(parameters, self._laid_out, strict=True)
+        )
+        if not same:
+            self._layout = Layout.of(self._named(parameters))
+            self._laid_out = parameters
+        return parameters
+
+    def _named(self, parameters: list[Tensor]) -> dict[str, Tensor]:
+        if self.module is None:
+            if getattr(self.neighbourhood.scale, "by", None) == "layer":
+                raise ValueError(
+                    "the neighbourhood is scaled by layer: pass module=model, which "
+                    "tells the parameters that form one"
+                )
+            # names without a common owner: every parameter is a layer of its own
+            return {f"{i}.parameter": p for i, p in enumerate(parameters)}
+        names = {id(p): name for name, p in self.module.named_parameters()}
+        strangers = sum(id(p) not in names for p in parameters)
+        if strangers:
+            raise ValueError(
+                f"{strangers} of the {len(parameters)} parameters of the optimizer are "
+                "not in module: pass the model whose parameters it trains"
+            )
+        return {names[id(p)]: p for p in parameters}
+
+
+def _callables(closures) -> list[Callable[[], Tensor]]:
+    closures = list(closures) if isinstance(closures, Sequence) else [closures]
+    if not all(callable(c) for c in closures):
+        raise TypeError(
+            "step takes a closure that computes the loss, calls backward and returns "
+            f"the loss, or a list of such, got {closures[0]!r}"
+        )
+    if not closures:
+        raise ValueError("the list of closures is empty")
+    return closures
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    weights = [1.0] * count if weights is None else [float(v) for v in weights]
+    if len(weights) != count or not all(0 < v < float("inf") for v in weights):
+        raise ValueError(
+            f"weights are {weights}, expected one positive number for each of the "
+            f"{count} closures"
+        )
+    return [v / sum(weights) for v in weights]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """All values in one vector (in C++: Python's share of a small step counts)."""
+    return torch._utils._flatten_dense_tensors(tensors)
+
+
+def _parts(vector: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
+    return torch._utils._unflatten_dense_tensors(vector, like)
+
+
+def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """All gradients, zeros for those that are missing."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    if any(g.is_sparse for g in gradients):
+        raise TypeError(
+            "a gradient is sparse, which SAM does not support: use "
+            "Embedding(..., sparse=False)"
+        )
+    return gradients
+
+
+def _finite(vector: Tensor) -> bool:
+    # unlike a sum, the extremes cannot overflow; both are NaN if an entry is
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(vector))
