@@ -282,7 +282,7 @@ class _Piece:
             if not value.requires_grad:
                 return tuple(torch.zeros_like(p) for p in self.leaves.values())
             try:
-                return torch.autograd.grad(
+                gradient = torch.autograd.grad(
                     value,
                     list(self.leaves.values()),
                     create_graph=True,
@@ -290,6 +290,12 @@ class _Piece:
                 )
             except RuntimeError as error:
                 raise _explained(error, value) from error
+        # a once-differentiable function leaves an error off the path to the leaves,
+        # where autograd would pass it by and leave its part of the Hessian out
+        nodes = _nodes(*(part.grad_fn for part in gradient))
+        if any(node.name() == "torch::autograd::Error" for node in nodes):
+            raise _explained(RuntimeError("it is marked to differentiate once"), value)
+        return gradient
 
     def product(self, gradient: tuple[Tensor, ...], v: Tensor) -> Tensor:
         """The Hessian of this piece times v, (k,) or (members, k)."""
@@ -393,7 +399,7 @@ def _nodes(*roots) -> Iterator:
 def _explained(error: RuntimeError, *tensors: Tensor) -> Exception:
     """The error of a differentiation, with the operation that it is about."""
     text = str(error)
-    if "differentiate twice" not in text and "is not implemented" not in text:
+    if not any(part in text for part in ("twice", "once", "is not implemented")):
         return error
     # a Function of the user's own has a node of a Python class
     own = {
@@ -402,11 +408,10 @@ def _explained(error: RuntimeError, *tensors: Tensor) -> Exception:
         for node in _nodes(tensor.grad_fn)
         if isinstance(node, torch.autograd.function.BackwardCFunction)
     }
-    which = f" (custom functions in this network: {', '.join(sorted(own))})"
+    which = f" (custom functions in the graph: {', '.join(sorted(own))})" if own else ""
     return ValueError(
-        "the loss uses an operation that has no second derivative: "
-        f"{text}{which if own else ''}; replace it by one that can be differentiated "
-        "twice"
+        f"the loss uses an operation that has no second derivative: {text}{which}; "
+        "replace it by one that can be differentiated twice"
     )
 
 
@@ -614,8 +619,8 @@ def _norm(node, g: Tensor, weighted: bool) -> tuple[Tensor | None, Tensor]:
         return None, of_bias
     native = node.name() == "NativeBatchNormBackward0"
     eps = node._saved_eps if native else node._saved_epsilon
-    a = node._saved_input.detach().flatten(2)
-    a = a.unsqueeze(-1) if a.ndim == 2 else a
+    a = node._saved_input.detach()
+    a = a.flatten(2) if a.ndim > 2 else a.unsqueeze(-1)
     mean, var = node._saved_running_mean, node._saved_running_var
     a = (a - mean[:, None]) / (var[:, None] + eps).sqrt()
     return (g * a.unsqueeze(1)).sum(-1).square().sum((0, 1)), of_bias
