@@ -154,6 +154,8 @@ OTHER = {  # networks without
     "twice": (Twice, draws(5)),
     "square": (lambda: Forward(lambda h: h * h), draws(5)),
     "gated": (lambda: Forward(lambda h: h * h.relu()), draws(5)),
+    "sequence": (lambda: Forward(lambda h: h.relu().mean(1)), draws(3, 5)),
+    "softmax": (lambda: Forward(lambda h: h.softmax(-1)), draws(5)),
     "layernorm": (
         lambda: nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, CLASSES)),
         draws(5),
