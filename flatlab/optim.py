@@ -14,8 +14,8 @@ from flatlab.neighbourhoods import Neighbourhood, ball
 from flatlab.network import Layout
 
 _ONES = ball(1.0).scale
-# lengths of gradients whose squares neither underflow nor overflow in float32
-_SAFE = 1e-15
+# squared lengths above this and below its inverse lose nothing in float32
+_SMALL = 1e-30
 
 
 @contextmanager
@@ -74,7 +74,7 @@ class SAM(Optimizer):
     is averaged, so that all ranks take the same step. Without ``module`` both
     gradients are averaged and all ranks climb alike.
 
-    Each step reads twice from the device, to see whether the gradients are finite.
+    Each step waits twice for the device, to see whether the gradients are finite.
 
     Args:
         base_optimizer: made from the parameters, in as many groups as wanted. Frozen
@@ -180,6 +180,20 @@ class SAM(Optimizer):
         self.base.add_param_group(param_group)
         self._parameters()
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all parameters.
+
+        Args:
+            set_to_none: whether to drop them, or to fill them with zeros.
+        """
+        if not set_to_none:
+            super().zero_grad(set_to_none=False)
+            return
+        # closures call this twice in a step, and torch's own takes as long as a layer
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
     # --------------------------------------------------------------------- stepping
 
     @torch.no_grad()
@@ -232,7 +246,7 @@ class SAM(Optimizer):
             losses.append(loss)
             if not finite:
                 self.skipped += 1
-                self._clear(parameters)
+                self.zero_grad()
                 break
             if single:
                 continue
@@ -254,51 +268,52 @@ class SAM(Optimizer):
         """Leave the gradient at w + ε in ``.grad``; the loss at w, all is finite."""
         alone = isinstance(self.module, DistributedDataParallel)
         with self.module.no_sync() if alone else nullcontext():
-            loss = self._call(parameters, compute)
-        gradient = _flat(_gradients(parameters))
-        finite = _finite(gradient)
+            loss = self._call(compute)
+        gradients = _gradients(parameters)
+        gradient = _flat(gradients)
+        squared = torch.dot(gradient, gradient).item()
+        finite = _finite(gradient, squared)
         if not finite and not alone:
             return loss, False
-        w = _flat(parameters)
+        before = [p.clone() for p in parameters]
         try:
             # other ranks wait for one whose gradient is not finite: it goes on without
             # climbing, and all judge by the average
             if finite:
-                self._climb(parameters, gradient, w)
-            del gradient
+                self._climb(parameters, gradients, gradient, squared)
+            del gradients, gradient
             # autocast around the whole step would go on with the weights it has cast
             torch.clear_autocast_cache()
             with frozen_statistics(self.module):
-                self._call(parameters, compute)
+                self._call(compute)
         finally:
             # a copy and no subtraction, which would round
-            torch._foreach_copy_(parameters, _parts(w, parameters))
+            torch._foreach_copy_(parameters, before)
             torch.clear_autocast_cache()
-        return loss, _finite(_flat(_gradients(parameters)))
+        gradient = _flat(_gradients(parameters))
+        return loss, _finite(gradient, torch.dot(gradient, gradient).item())
 
-    def _climb(self, parameters: list[Tensor], gradient: Tensor, w: Tensor) -> None:
-        """Add to the parameters the ε that is steepest for the gradient."""
+    def _climb(self, parameters, gradients, gradient: Tensor, squared: float) -> None:
+        """Add to the parameters the ε that is steepest for the gradient.
+
+        It comes twice, as a list and as one vector, with its squared length.
+        """
         around = self.neighbourhood
-        if around.p == 2 and around.scale == _ONES:
-            # the same ε in two passes over the memory, where the lengths allow
-            length = torch.linalg.vector_norm(gradient).item()
-            if _SAFE < length < 1 / _SAFE:
-                factor = float(around.radius) / length
-                torch._foreach_add_(parameters, _gradients(parameters), alpha=factor)
-                return
+        if around.p == 2 and around.scale == _ONES and _SMALL < squared < 1 / _SMALL:
+            # the same ε, without ever writing it down
+            factor = float(around.radius) / math.sqrt(squared)
+            torch._foreach_add_(parameters, gradients, alpha=factor)
+            return
+        w = _flat([p.detach() for p in parameters])
         layout = self._layout = self._layout.to(w.device)
         epsilon = around.steepest(gradient, w, layout)
-        torch._foreach_add_(parameters, _parts(epsilon, parameters))
+        parts = torch._utils._unflatten_dense_tensors(epsilon, parameters)
+        torch._foreach_add_(parameters, parts)
 
-    def _call(self, parameters: list[Tensor], compute) -> Tensor:
-        self._clear(parameters)
+    def _call(self, compute) -> Tensor:
+        self.zero_grad()
         with torch.enable_grad():
             return compute()
-
-    @staticmethod
-    def _clear(parameters: list[Tensor]) -> None:
-        for p in parameters:
-            p.grad = None
 
     # -------------------------------------------------------------------- structure
 
@@ -363,10 +378,6 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch._utils._flatten_dense_tensors(tensors)
 
 
-def _parts(vector: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
-    return torch._utils._unflatten_dense_tensors(vector, like)
-
-
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
     """All gradients, zeros for those that are missing."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -378,6 +389,9 @@ def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
     return gradients
 
 
-def _finite(vector: Tensor) -> bool:
-    # unlike a sum, the extremes cannot overflow; both are NaN if an entry is
+def _finite(vector: Tensor, squared: float) -> bool:
+    """Whether all entries are finite, given the vector's squared length."""
+    if _SMALL < squared < 1 / _SMALL:
+        return True
+    # squares may overflow, extremes cannot; both are NaN if an entry is
     return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(vector))

@@ -270,6 +270,16 @@ def test_closures_that_clear_and_those_that_do_not_are_the_same(clearing):
     assert torch.equal(flat(model), flat(reference))
 
 
+def test_zero_grad():
+    model, (x, y) = small(), task()
+    optimizer = SAM(momentum(model), ball(0.1))
+    closure_for(model, x, y)()
+    optimizer.zero_grad(set_to_none=False)
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in model.parameters())
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_gradients_accumulate_inside_the_closure():
     whole, parts, (x, y) = small(), small(), task()
 
