@@ -1,0 +1,1 @@
+"""flatlab against its peers and its own floor: ``python -m benchmarks``."""
