@@ -4,22 +4,81 @@ A network is a point w in R^k and its training loss a surface over R^k. Everythi
 is a function of the two, and w carries a leading axis of members.
 """
 
-from flatlab import models
+from flatlab import data, intervals, models, optim, plots
+from flatlab.claims import Claims, Verdict
+from flatlab.data import Dataset, Examples
 from flatlab.environment import device, scale, scaled
+from flatlab.hessian import Hessian
+from flatlab.landscape import (
+    filter_normalised,
+    interpolate,
+    plane,
+    project,
+    trajectory_directions,
+)
 from flatlab.loss import Loss
+from flatlab.neighbourhoods import Neighbourhood, adaptive_ball, ball, keskar_box
 from flatlab.network import Layout, Network
+from flatlab.precision import bits_per_weight, quantise, tolerated_noise
+from flatlab.reparameterization import rescale_layers, rescale_units
+from flatlab.sharpness import (
+    average_sharpness,
+    condition_number,
+    fisher_rao_norm,
+    gradient_norm,
+    keskar_sharpness,
+    pac_bayes_sharpness,
+    relative_flatness,
+    worst_case_sharpness,
+)
+from flatlab.spectra import diagonal, eigenvalues, spectral_density, trace
 from flatlab.training import Run, train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Claims",
+    "Dataset",
+    "Examples",
+    "Hessian",
     "Layout",
     "Loss",
+    "Neighbourhood",
     "Network",
     "Run",
+    "Verdict",
+    "adaptive_ball",
+    "average_sharpness",
+    "ball",
+    "bits_per_weight",
+    "condition_number",
+    "data",
     "device",
+    "diagonal",
+    "eigenvalues",
+    "filter_normalised",
+    "fisher_rao_norm",
+    "gradient_norm",
+    "interpolate",
+    "intervals",
+    "keskar_box",
+    "keskar_sharpness",
     "models",
+    "optim",
+    "pac_bayes_sharpness",
+    "plane",
+    "plots",
+    "project",
+    "quantise",
+    "relative_flatness",
+    "rescale_layers",
+    "rescale_units",
     "scale",
     "scaled",
+    "spectral_density",
+    "tolerated_noise",
+    "trace",
     "train",
+    "trajectory_directions",
+    "worst_case_sharpness",
 ]
