@@ -21,9 +21,11 @@ READY := $(VENV)/.flatlab-ready
 # The notebooks' kernel is the one of this environment, whatever the user has installed.
 export JUPYTER_PREFER_ENV_PATH := 1
 export FLATLAB_SCALE
+# Nobody watches a bar in the pages or in the tests.
+export FLATLAB_PROGRESS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book offline test check clean-notebooks bench clean distclean
+.PHONY: help setup book offline test check clean-notebooks bench results clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +61,9 @@ check: $(READY) ## the quick part of the tests: style and the package alone
 
 clean-notebooks: $(READY) ## strip outputs that are not to be committed from the notebooks
 	$(PY) book/_ext/clean_notebooks.py book
+
+results: $(READY) ## run every chapter and store what it measures under results/
+	FLATLAB_RESULTS=write $(PY) book/_ext/clean_notebooks.py --execute book
 
 bench: $(READY) ## time flatlab against its peers
 	$(PY) -m benchmarks
