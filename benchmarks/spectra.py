@@ -22,15 +22,14 @@ def error(values, truth) -> float:
     return ((values - truth) / truth).abs().max().item()
 
 
-def loosest(solve: Callable[[float], object], truth) -> tuple[float, float]:
+def loosest(solve: Callable[[float, int], object], truth) -> tuple[float, float]:
     """The loosest tolerance at which a solver is truly as accurate as asked.
 
-    Returns the tolerance and the error that it gives; the tightest tried where none
-    suffices.
+    It has to be so from three random starts, not by the luck of one. Returns the
+    tolerance and the worst error that it gives; the tightest tried where none suffices.
     """
     for tol in (1e-2, 1e-3, 1e-4, 1e-5):
-        torch.manual_seed(0)
-        wrong = error(solve(tol), truth)
+        wrong = max(error(solve(tol, seed), truth) for seed in range(3))
         if wrong <= ACCURACY:
             break
     return tol, wrong
@@ -43,10 +42,11 @@ def top_five(settings: Settings) -> list[Line]:
     )
     truth = eigenvalues(exact, k=5, tol=ACCURACY / 100).values.cpu()
 
-    def ours():
-        return eigenvalues(Hessian(subject.loss, subject.w), k=5, tol=ACCURACY).values
+    def ours(tol, seed):
+        H = Hessian(subject.loss, subject.w)
+        return eigenvalues(H, k=5, tol=tol, seed=seed).values.cpu()
 
-    wrong = error(ours().cpu(), truth)
+    wrong = max(error(ours(ACCURACY, seed), truth) for seed in range(3))
     what = f"five largest eigenvalues to {ACCURACY:g}, {subject.name}"
     note = f"true error {wrong:.0e}"
     if wrong > ACCURACY:
@@ -55,13 +55,14 @@ def top_five(settings: Settings) -> list[Line]:
         return []
     from scipy.sparse.linalg import eigsh
 
-    def with_pyhessian(tol):
+    def with_pyhessian(tol, seed):
+        torch.manual_seed(seed)
         solver = pyhessian(subject, data=(subject.x, subject.y))
         return solver.eigenvalues(maxIter=500, tol=tol, top_n=5)[0]
 
-    def with_scipy(tol):
+    def with_scipy(tol, seed):
         A = curvlinops_hessian(subject, [(subject.x, subject.y)])
-        start = np.random.default_rng(0).standard_normal(A.shape[0])
+        start = np.random.default_rng(seed).standard_normal(A.shape[0])
         return eigsh(
             A.to_scipy(np.float32), 5, which="LA", tol=tol, v0=start.astype("f4"),
             return_eigenvectors=False,
@@ -72,12 +73,16 @@ def top_five(settings: Settings) -> list[Line]:
         "scipy": ("curvlinops with SciPy", with_scipy, 1.5),
     }
     chosen = {name: loosest(solve, truth) for name, (_, solve, _) in peers.items()}
+
+    def all_starts(solve, tol):
+        return lambda: [solve(tol, seed) for seed in range(3)]
+
     times = interleaved(
         settings,
         {
-            "ours": ours,
+            "ours": all_starts(ours, ACCURACY),
             **{
-                name: lambda solve=solve, tol=chosen[name][0]: solve(tol)
+                name: all_starts(solve, chosen[name][0])
                 for name, (_, solve, _) in peers.items()
             },
         },
