@@ -397,11 +397,76 @@ def fashion_mnist(
     )
 
 
+# The quadrants where stars and where moons stand: (row, column), each 0 or 1.
+PLACEMENTS = {
+    "diagonal": (((0, 1), (1, 0)), ((0, 0), (1, 1))),
+    "swapped": (((0, 0), (1, 1)), ((0, 1), (1, 0))),
+    "left-right": (((0, 0), (1, 0)), ((0, 1), (1, 1))),
+    "right-left": (((0, 1), (1, 1)), ((0, 0), (1, 0))),
+    "random": (((0, 0), (0, 1), (1, 0), (1, 1)),) * 2,
+}
+
+
+def stars_and_moons(
+    seed=0,
+    placement="diagonal",
+    test_placement=None,
+    train=600,
+    validation=200,
+    test=1000,
+):
+    """Draw stars and moons whose place gives their class away.
+
+    The toy task of Geirhos et al. (2020), figure 2: one bright star or crescent moon
+    stands in a quadrant of a dark image. Size, angle and place within the quadrant
+    are random and alike for both; both cover the same area, so that brightness does
+    not tell them apart. The seed fixes every shape: two data sets that differ in
+    the placements alone hold the same shapes in other quadrants.
+
+    Args:
+        seed: of the draw.
+        placement: of train and validation examples. ``"diagonal"``: stars top right
+            or bottom left, moons top left or bottom right; ``"swapped"``: the other
+            way round; ``"left-right"``: stars left, moons right; ``"right-left"``:
+            the other way round; ``"random"``: both in any quadrant.
+        test_placement: of test examples; by default that of the others.
+        train: number of train examples.
+        validation: number of validation examples.
+        test: number of test examples.
+
+    Returns:
+        A ``Dataset`` of 2 classes, 0 for stars and 1 for moons, equally many of each
+        to within one; inputs (n, 1, 20, 20) in [0, 1].
+
+    Raises:
+        ValueError: a placement is unknown, or a split would be empty.
+    """
+    places = [placement, placement, test_placement or placement]
+    for name in places:
+        if name not in PLACEMENTS:
+            raise ValueError(
+                f"unknown placement {name!r}; known are {', '.join(PLACEMENTS)}"
+            )
+    splits = []
+    for i, (split, n) in enumerate(
+        {"train": train, "validation": validation, "test": test}.items()
+    ):
+        if n < 1:
+            raise ValueError(f"{split} must be at least 1, got {n}")
+        rng = np.random.default_rng([seed, i])
+        splits.append(_draw_stars_and_moons(n, PLACEMENTS[places[i]], rng))
+    name = f"stars_and_moons, {placement}"
+    if places[2] != placement:
+        name += f", tested {places[2]}"
+    return Dataset(*splits, 2, name)
+
+
 def load(name, **options):
     """Load a data set by its name.
 
     Args:
-        name: ``"digits"``, ``"mnist1d"``, ``"cifar10"`` or ``"fashion_mnist"``.
+        name: ``"digits"``, ``"mnist1d"``, ``"cifar10"``, ``"fashion_mnist"`` or
+            ``"stars_and_moons"``.
         options: arguments of the function of that name.
 
     Returns:
@@ -415,6 +480,7 @@ def load(name, **options):
         "mnist1d": mnist1d,
         "cifar10": cifar10,
         "fashion_mnist": fashion_mnist,
+        "stars_and_moons": stars_and_moons,
     }
     if name not in known:
         raise ValueError(f"unknown data set {name!r}; known are {', '.join(known)}")
@@ -633,6 +699,51 @@ def _with_test_split(x, y, test_x, test_y, validation, seed, name):
         10,
         name,
     )
+
+
+def _draw_stars_and_moons(n, quadrants, rng):
+    """Examples with one shape each, in one of the quadrants of its class."""
+    y = rng.permutation(np.arange(n) % 2)
+    patches = _draw_patches(y, rng)
+    # One number per example, whatever the placement: the shapes stay the same.
+    u = rng.random(n)
+    x = np.zeros((n, 1, 20, 20), np.float32)
+    for i, label in enumerate(y):
+        choices = quadrants[label]
+        row, column = choices[int(u[i] * len(choices))]
+        x[i, 0, 10 * row :, 10 * column :][:10, :10] = patches[i]
+    return Examples(torch.from_numpy(x), torch.from_numpy(y))
+
+
+def _draw_patches(y, rng, size=10, fine=4):
+    """Stars (y = 0) and crescents (y = 1) of size by size pixels.
+
+    A pixel is the covered share of ``fine`` by ``fine`` points in it.
+    """
+    n = len(y)
+    radius = rng.uniform(3.5, 4.5, n)
+    angle = rng.uniform(0, 2 * np.pi, n)
+    centre = rng.uniform(radius, size - radius, (2, n))
+    points = (np.arange(size * fine) + 0.5) / fine
+    shape = (n, 1, 1)
+    # in units of the radius and turned by the angle, as (n, rows, columns)
+    down = (points[:, None] - centre[0].reshape(shape)) / radius.reshape(shape)
+    right = (points - centre[1].reshape(shape)) / radius.reshape(shape)
+    distance = np.hypot(down, right)
+    turned = np.arctan2(down, right) - angle.reshape(shape)
+    # Fold the five points of the star onto half of one: an edge from the tip (1, 0)
+    # to the inner corner.
+    fifth, inner = 2 * np.pi / 5, 0.45
+    folded = np.abs((turned + fifth / 2) % fifth - fifth / 2)
+    corner = inner * np.cos(fifth / 2), inner * np.sin(fifth / 2)
+    along, across = distance * np.cos(folded), distance * np.sin(folded)
+    star = (along - 1) * corner[1] <= across * (corner[0] - 1)
+    # A disc without a smaller one, whose shift makes the area that of the star.
+    hole, shift = 0.8, 0.3659
+    bite = np.hypot(distance * np.cos(turned) - shift, distance * np.sin(turned))
+    moon = (distance <= 1) & (bite > hole)
+    covered = np.where(y.reshape(shape) == 0, star, moon)
+    return covered.reshape(n, size, fine, size, fine).mean((2, 4))
 
 
 def _label_draw(truth, classes, seed, to):
