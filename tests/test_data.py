@@ -433,6 +433,109 @@ def test_fashion_mnist_is_read_from_its_four_files(server, tmp_path):
         d.fashion_mnist(validation=30, **where)
 
 
+# -- stars and moons
+
+
+def quadrants(x):
+    """Brightness of the quadrants: top left, top right, bottom left, bottom right."""
+    return x.reshape(len(x), 2, 10, 2, 10).sum((2, 4)).flatten(1)
+
+
+STARS_STAND = {
+    "diagonal": [1, 2],
+    "swapped": [0, 3],
+    "left-right": [0, 2],
+    "right-left": [1, 3],
+}
+
+
+@pytest.mark.parametrize("placement", STARS_STAND)
+def test_stars_and_moons_stand_where_the_placement_says(placement):
+    made = d.stars_and_moons(placement=placement, train=100, validation=7, test=20)
+    assert [len(p) for p in (made.train, made.validation, made.test)] == [100, 7, 20]
+    for split in (made.train, made.validation, made.test):
+        light = quadrants(split.x)
+        assert ((light > 0).sum(1) == 1).all()
+        stars = torch.isin(light.argmax(1), torch.tensor(STARS_STAND[placement]))
+        assert torch.equal(stars, split.y == 0)
+        assert abs(int((split.y == 0).sum()) * 2 - len(split)) <= 1
+    # both quadrants of a class are used alike: 25 +- 3.5 of 50 each
+    counts = torch.bincount(quadrants(made.train.x).argmax(1), minlength=4)
+    assert (counts > 10).all()
+
+
+def test_a_random_place_says_nothing_about_the_class():
+    made = d.stars_and_moons(placement="random", train=1200).train
+    place = quadrants(made.x).argmax(1)
+    counts = torch.stack(
+        [torch.bincount(place[made.y == c], minlength=4) for c in (0, 1)]
+    ).double()
+    chi2 = float(((counts - 150) ** 2 / 150).sum())
+    assert chi2 < 22.5  # the 99.9 % point of chi-squared with 6 degrees of freedom
+
+
+def test_the_placement_moves_shapes_and_changes_nothing_else():
+    options = {"seed": 3, "train": 30, "validation": 10, "test": 40}
+    iid = d.stars_and_moons(**options)
+    swapped = d.stars_and_moons(test_placement="swapped", **options)
+    for split in ("train", "validation"):
+        assert torch.equal(getattr(iid, split).x, getattr(swapped, split).x)
+    assert torch.equal(iid.test.y, swapped.test.y)
+    shapes = [
+        part.test.x.reshape(40, 2, 10, 2, 10).sum((1, 3)) for part in (iid, swapped)
+    ]
+    assert torch.equal(*shapes)
+    assert (quadrants(iid.test.x) * quadrants(swapped.test.x) == 0).all()
+    other = d.stars_and_moons(**{**options, "seed": 4})
+    assert not torch.equal(iid.train.x, other.train.x)
+    assert not torch.equal(iid.train.x, iid.test.x[:30])
+
+
+def test_stars_and_moons_differ_in_shape_and_not_in_brightness():
+    made = d.stars_and_moons(train=1000).train
+    assert made.x.shape == (1000, 1, 20, 20) and made.x.dtype == torch.float32
+    assert float(made.x.min()) == 0 and float(made.x.max()) == 1
+    mass = made.x.double().sum((1, 2, 3))
+    stars, moons = mass[made.y == 0], mass[made.y == 1]
+    error = ((stars.var() + moons.var()) / 500) ** 0.5
+    assert abs(stars.mean() - moons.mean()) < 4 * error
+    # area of the star polygon, 5 R r sin 36 degrees, with R uniform in 3.5..4.5
+    area = 5 * 0.45 * np.sin(np.pi / 5) * (4**2 + 1 / 12)
+    assert abs(float(stars.mean()) - area) < 4 * float(stars.std()) / 500**0.5
+    # a star is brightest at its centre of mass, a crescent hollow next to it
+    grid = torch.arange(20, dtype=torch.float64)
+    image = made.x[:, 0].double()
+    row = (image.sum(2) * grid).sum(1) / mass
+    column = (image.sum(1) * grid).sum(1) / mass
+    at = image[torch.arange(1000), row.round().long(), column.round().long()]
+    assert (at[made.y == 0] == 1).all()
+    spread = (
+        image.sum(2) * (grid - row[:, None]) ** 2
+        + image.sum(1) * (grid - column[:, None]) ** 2
+    ).sum(1) / mass**2
+    assert spread[made.y == 0].max() < spread[made.y == 1].min()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"placement": "top"}, "'top'.*diagonal"),
+        ({"test_placement": "opposite"}, "'opposite'"),
+        ({"validation": 0}, "validation must be at least 1"),
+    ],
+)
+def test_bad_stars_and_moons_are_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        d.stars_and_moons(**options)
+
+
+def test_stars_and_moons_load_by_name():
+    made = d.load("stars_and_moons", train=2, validation=2, test=2, seed=1)
+    same = d.stars_and_moons(1, train=2, validation=2, test=2)
+    assert torch.equal(made.train.x, same.train.x)
+    assert made.name == "stars_and_moons, diagonal"
+
+
 # -- corruptions
 
 
