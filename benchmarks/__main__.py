@@ -65,8 +65,7 @@ def main() -> int:
         print(f"{time.monotonic() - began:.0f} s", flush=True)
         print("\n".join(table.rows([line.record() for line in measured])[2:]))
         lines += measured
-    whole = not chosen.topics and not chosen.quick and settings.peers
-    if whole:
+    if settings.peers and not settings.quick:
         table.write(settings, facts, lines)
         print(f"Written: {table.RESULTS} and {table.PAGE}")
     missed = sum(line.met is False for line in lines)

@@ -119,6 +119,30 @@ def page(results: dict[str, dict]) -> str:
     return "\n".join([INTRODUCTION, *parts])
 
 
+def merged(old: dict, new: dict) -> dict:
+    """New results, with the old lines of the topics that were not measured again.
+
+    Raises ``ValueError`` if these are of another machine or other versions.
+    """
+    fresh = {line["topic"] for line in new["lines"]}
+    kept = [line for line in old["lines"] if line["topic"] not in fresh]
+    if not kept:
+        return new
+    for name in ("processor", "processors", "gpu", "threads", "versions"):
+        before, now = old["machine"].get(name), new["machine"].get(name)
+        if before != now:
+            raise ValueError(
+                f"the stored results were measured with {name} = {before}, these with "
+                f"{now}: measure all topics"
+            )
+    order = list(dict.fromkeys(line["topic"] for line in old["lines"] + new["lines"]))
+    loads = [r["machine"]["load"] for r in (old, new) if r["machine"]["load"]]
+    return {
+        "machine": {**new["machine"], "load": max(loads, default=None)},
+        "lines": sorted(kept + new["lines"], key=lambda l: order.index(l["topic"])),
+    }
+
+
 def write(
     settings: Settings,
     facts: dict,
@@ -126,10 +150,15 @@ def write(
     results: Path = RESULTS,
     to: Path = PAGE,
 ) -> None:
-    """Write the JSON of this device, and the page from the JSON of all devices."""
+    """Write the JSON of this device, and the page from the JSON of all devices.
+
+    Topics that were not measured this time keep the lines of the last.
+    """
     results.mkdir(parents=True, exist_ok=True)
-    result = {"machine": facts, "lines": [line.record() for line in lines]}
     path = results / f"{settings.device.type}.json"
+    result = {"machine": facts, "lines": [line.record() for line in lines]}
+    if path.exists():
+        result = merged(json.loads(path.read_text(encoding="utf-8")), result)
     path.write_text(
         json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )

@@ -110,6 +110,29 @@ def test_the_table_says_what_was_measured_and_where(tmp_path):
     assert page.read_text().startswith(text.rstrip("\n"))
 
 
+def test_a_part_measured_again_replaces_its_lines_only(tmp_path):
+    facts = table.machine(SETTINGS)
+    store = tmp_path / "cpu.json"
+
+    def write(*lines, **changed):
+        table.write(SETTINGS, facts | changed, lines, tmp_path, tmp_path / "page.md")
+        return json.loads(store.read_text())
+
+    write(LINE, replace(LINE, topic="Next"), load=1.5)
+    stored = write(replace(LINE, value=9.0), replace(LINE, what="more"), load=0.5)
+    found = [(line["topic"], line["what"], line["value"]) for line in stored["lines"]]
+    assert found == [
+        ("Topic", "this", 9.0), ("Topic", "more", 3.14159), ("Next", "this", 3.14159),
+    ]  # fmt: skip
+    assert stored["machine"]["load"] == 1.5
+    before = store.read_text()
+    with pytest.raises(ValueError, match=r"threads = .* measure all topics"):
+        write(LINE, threads=99)
+    assert store.read_text() == before
+    whole = write(LINE, replace(LINE, topic="Next"), threads=99)
+    assert whole["machine"]["threads"] == 99
+
+
 def test_the_page_is_the_one_of_the_stored_results():
     """The book's page is made by the benchmark and by nobody else."""
     results = {p.stem: json.loads(p.read_text()) for p in table.RESULTS.glob("*.json")}
