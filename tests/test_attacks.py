@@ -1,0 +1,556 @@
+import itertools
+import math
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq, minimize
+from sklearn.decomposition import PCA
+from torch.nn import functional as F
+
+from flatlab import attacks as a
+from flatlab import data as d
+from flatlab import models
+from flatlab.network import Network
+
+INF = math.inf
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """Two linear members of two classes: the loss depends on one direction only."""
+    torch.manual_seed(0)
+    net = Network(models.mlp(6, 2))
+    w = net.init([0, 1], dtype=torch.float64)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    y = torch.tensor([0, 1, 1, 0, 1])
+    return net, w, x, y
+
+
+@pytest.fixture(scope="module")
+def curved():
+    """Three tanh members of three classes, on images."""
+    net = Network(models.mlp(12, 16, 3, activation="tanh"))
+    w = 3 * net.init([0, 1, 2], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(7, 1, 3, 4, dtype=torch.float64, generator=generator)
+    y = torch.randint(3, (7,), generator=generator)
+    return net, w, x, y
+
+
+@pytest.fixture(scope="module")
+def convolutional():
+    net = Network(
+        models.cnn((1, 6, 6), 4, channels=(3, 4), hidden=8, activation="gelu")
+    )
+    w = 3 * net.init([3, 4])
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(9, 1, 6, 6, generator=generator)
+    return net, w, x, torch.randint(4, (9,), generator=generator)
+
+
+# -- closed forms
+
+
+@pytest.mark.parametrize("p", [2, INF])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_linear_members_are_attacked_along_the_difference_of_their_weights(
+    linear, p, targeted
+):
+    net, w, x, y = linear
+    found = a.pgd(net, w, x, y, radius=0.7, p=p, steps=5, targeted=targeted)
+    for i in range(2):
+        rows = net.unflatten(w[i])["1.weight"]
+        bias = net.unflatten(w[i])["1.bias"]
+        # towards the other class, or towards y
+        away = rows[1 - y] - rows[y]
+        push = -away if targeted else away
+        best = push / push.norm(dim=1, keepdim=True) if p == 2 else push.sign()
+        delta = found.x_adversarial[i] - x
+        torch.testing.assert_close(delta, 0.7 * best)
+        torch.testing.assert_close(found.norm[i], torch.full((5,), 0.7).double())
+        # binary logistic loss log(1 + exp(margin)), the margin moved by r times the
+        # dual norm of the difference
+        dual = away.norm(dim=1) if p == 2 else away.abs().sum(1)
+        margin = (x * away).sum(1) + bias[1 - y] - bias[y]
+        margin = margin + (-0.7 if targeted else 0.7) * dual
+        exact = torch.log1p(margin.exp())
+        torch.testing.assert_close(found.loss[i], exact)
+        assert torch.equal(found.success[i], margin < 0 if targeted else margin > 0)
+
+
+def test_the_smallest_radius_that_succeeds_is_the_distance_from_the_boundary(linear):
+    net, w, x, _ = linear
+    w = w[0]
+    y = net(w, x).argmax(1)
+    away = net.unflatten(w)["1.weight"]
+    logits = net(w, x)
+    gap = (logits[range(5), y] - logits[range(5), 1 - y]).abs()
+    distance = gap / (away[0] - away[1]).norm()
+    for i in range(5):
+        for factor, expected in ((0.99, False), (1.01, True)):
+            radius = factor * float(distance[i])
+            found = a.pgd(net, w, x[i : i + 1], y[i : i + 1], radius=radius, steps=3)
+            assert bool(found.success) is expected
+
+
+def test_a_box_clips_the_optimum_of_a_linear_member(linear):
+    net, w, x, y = linear
+    x = x.sigmoid()
+    for i in range(2):
+        rows = net.unflatten(w[i])["1.weight"]
+        away = (rows[1 - y] - rows[y]).numpy()
+        inf = a.pgd(net, w[i], x, y, radius=0.4, p=INF, steps=4, box=(0, 1))
+        expected = (x + 0.4 * torch.from_numpy(away).sign()).clamp(0, 1)
+        torch.testing.assert_close(inf.x_adversarial, expected)
+        # l2: the optimum is clip(x + s away), with s where its norm is the radius
+        two = a.pgd(net, w[i], x, y, radius=0.8, steps=200, step_size=0.2, box=(0, 1))
+        for j in range(5):
+            start, push = x[j].numpy(), away[j]
+
+            def move(s, start=start, push=push):
+                return np.clip(start + s * push, 0, 1) - start
+
+            s = 1e6
+            if np.linalg.norm(move(s)) > 0.8:
+                s = brentq(lambda s: np.linalg.norm(move(s)) - 0.8, 0, 1e6)
+            gained = (two.x_adversarial[j] - x[j]).numpy() @ push
+            assert gained == pytest.approx(move(s) @ push, rel=1e-6)
+
+
+# -- the projection
+
+
+coordinates = st.floats(-3, 3).map(lambda v: round(v, 3))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(coordinates, st.floats(0, 1)), min_size=1, max_size=6),
+    st.floats(0.01, 4),
+    st.sampled_from([2, INF]),
+)
+def test_projection_is_the_nearest_point_of_ball_and_box(pairs, radius, p):
+    delta, x = (torch.tensor(v, dtype=torch.float64) for v in zip(*pairs, strict=True))
+    made = a.project(delta, radius, p, x, (0.0, 1.0))
+    assert torch.linalg.vector_norm(made, p) <= radius * (1 + 1e-12)
+    assert ((x + made >= -1e-15) & (x + made <= 1 + 1e-15)).all()
+    # the variational inequality: no feasible point lies further along delta - made
+    generator = torch.Generator().manual_seed(0)
+    other = torch.rand(200, len(x), dtype=torch.float64, generator=generator) - x
+    length = torch.linalg.vector_norm(other, p, dim=1, keepdim=True)
+    other = other * (radius / length.clamp_min(radius))
+    assert ((other - made) @ (delta - made)).max() < 1e-9
+    torch.testing.assert_close(a.project(made, radius, p, x, (0.0, 1.0)), made)
+
+
+def test_projection_agrees_with_a_general_solver():
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        x, delta = rng.random(5), rng.normal(size=5)
+        radius = 0.3 + 0.5 * rng.random()
+        solved = minimize(
+            lambda e, delta=delta: ((e - delta) ** 2).sum(),
+            np.zeros(5),
+            jac=lambda e, delta=delta: 2 * (e - delta),
+            bounds=list(zip(-x, 1 - x, strict=True)),
+            constraints={"type": "ineq", "fun": lambda e, r=radius: r**2 - e @ e},
+            method="SLSQP",
+            options={"ftol": 1e-14, "maxiter": 200},
+        )
+        made = a.project(torch.from_numpy(delta), radius)
+        assert torch.linalg.vector_norm(made) <= radius * (1 + 1e-12)
+        boxed = a.project(torch.from_numpy(delta), radius, 2, torch.tensor(x), (0, 1))
+        np.testing.assert_allclose(boxed.numpy(), solved.x, atol=2e-6)
+
+
+# -- inside, always
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    radius=st.floats(0.01, 3),
+    p=st.sampled_from([2, INF]),
+    steps=st.integers(1, 6),
+    step_size=st.sampled_from([None, 0.05, 10.0]),
+    targeted=st.booleans(),
+    random_start=st.booleans(),
+    boxed=st.booleans(),
+    double=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_attacks_stay_in_the_ball_and_the_box_and_never_do_harm(
+    curved, radius, p, boxed, double, **options
+):
+    net, w, x, y = curved
+    rounding = 1e-12 if double else 1e-5
+    if not double:
+        w, x = w.float(), x.float()
+    targeted = options["targeted"]
+    box = (0, 1) if boxed else None
+    found = a.pgd(net, w, x, y, radius=radius, p=p, box=box, restarts=2, **options)
+    delta = (found.x_adversarial - x).flatten(2)
+    norm = torch.linalg.vector_norm(delta, p, dim=-1)
+    torch.testing.assert_close(found.norm, norm)
+    assert (norm <= radius + rounding).all()
+    if boxed:
+        assert found.x_adversarial.min() >= 0 and found.x_adversarial.max() <= 1
+    for i in range(3):
+        clean = net(w[i], x)
+        before = F.cross_entropy(clean, y, reduction="none")
+        hit = clean.argmax(1) == y
+        succeeded = hit if targeted else ~hit
+        assert (found.success[i] >= succeeded).all()
+        gain = (found.loss[i] - before) * (-1 if targeted else 1)
+        same = found.success[i] == succeeded
+        assert (gain[same] >= -rounding * (1 + before[same])).all()
+        # what is reported is what the network says about the reported inputs
+        logits = net(w[i], found.x_adversarial[i])
+        after = F.cross_entropy(logits, y, reduction="none")
+        torch.testing.assert_close(found.loss[i], after, atol=1e-4, rtol=1e-3)
+        if double:
+            right = logits.argmax(1) == y
+            assert torch.equal(found.success[i], right if targeted else ~right)
+
+
+@pytest.mark.parametrize("p", [2, INF])
+@pytest.mark.parametrize("name", ["curved", "convolutional"])
+def test_an_attack_beats_random_noise_of_the_same_norm(request, name, p):
+    net, w, x, y = request.getfixturevalue(name)
+    radius = 0.5 if p == 2 else 0.1
+    found = a.pgd(net, w, x, y, radius=radius, p=p, steps=20)
+    generator = torch.Generator().manual_seed(2)
+    worst = torch.full(found.loss.shape, -INF, dtype=x.dtype)
+    for _ in range(20):
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        flat = noise.flatten(1) if p == 2 else noise.flatten(1).sign()
+        flat = flat / torch.linalg.vector_norm(flat, p, dim=1, keepdim=True)
+        moved = x + radius * flat.view_as(x)
+        for i in range(len(w)):
+            loss = F.cross_entropy(net(w[i], moved), y, reduction="none")
+            worst[i] = torch.maximum(worst[i], loss)
+    assert (found.loss > worst).all()
+
+
+def test_the_norm_of_a_strong_attack_is_the_radius(curved):
+    net, w, x, y = curved
+    found = a.pgd(net, w, x, y, radius=0.3, steps=10)
+    torch.testing.assert_close(found.norm, torch.full((3, 7), 0.3).double())
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_more_restarts_never_find_less(curved, targeted):
+    net, w, x, y = curved
+    sign = -1 if targeted else 1
+    options = {"radius": 0.8, "steps": 2, "targeted": targeted, "random_start": True}
+    runs = [a.pgd(net, w, x, y, restarts=r, **options) for r in (1, 2, 5)]
+    for few, many in itertools.pairwise(runs):
+        assert (many.success >= few.success).all()
+        same = many.success == few.success
+        assert (sign * many.loss >= sign * few.loss)[same].all()
+    assert (runs[2].loss != runs[0].loss).any()
+
+
+def test_the_search_without_random_start_begins_at_the_clean_input(curved):
+    net, w, x, y = curved
+    one = a.pgd(net, w, x, y, radius=0.8, steps=2, seed=0)
+    other = a.pgd(net, w, x, y, radius=0.8, steps=2, seed=1)
+    assert torch.equal(one.x_adversarial, other.x_adversarial)
+    random = [
+        a.pgd(net, w, x, y, radius=0.8, steps=1, seed=s, random_start=True)
+        for s in (0, 0, 1)
+    ]
+    assert torch.equal(random[0].x_adversarial, random[1].x_adversarial)
+    assert not torch.equal(random[0].x_adversarial, random[2].x_adversarial)
+
+
+def test_success_goes_before_loss():
+    best = [torch.zeros(1, 2, 1), torch.tensor([[False, True]]), torch.ones(1, 2)]
+    new = torch.ones(1, 2, 1)
+    a._improve(best, new, torch.tensor([[True, False]]), torch.tensor([[0.5, 2.0]]), 1)
+    assert best[0].flatten().tolist() == [1, 0]
+    assert best[1].tolist() == [[True, True]] and best[2].tolist() == [[0.5, 1.0]]
+
+
+# -- members
+
+
+@pytest.mark.parametrize("p", [2, INF])
+@pytest.mark.parametrize("name", ["curved", "convolutional"])
+def test_members_are_attacked_as_if_alone(request, name, p):
+    net, w, x, y = request.getfixturevalue(name)
+    w, x = w.double(), x.double()
+    targets = torch.stack([(y + i) % 3 for i in range(len(w))])
+    radius = torch.linspace(0.2, 0.6, len(w), dtype=torch.float64)
+    options = {"p": p, "steps": 4, "restarts": 2, "box": (0, 1), "targeted": True}
+    both = a.pgd(net, w, x, targets, radius=radius, **options)
+    for i in range(len(w)):
+        alone = a.pgd(net, w[i], x, targets[i], radius=float(radius[i]), **options)
+        assert alone.x_adversarial.shape == x.shape
+        for field in ("x_adversarial", "success", "loss", "norm"):
+            torch.testing.assert_close(getattr(both, field)[i], getattr(alone, field))
+
+
+def test_chunks_of_examples_change_nothing(curved, monkeypatch):
+    net, w, x, y = curved
+    options = {"radius": 0.4, "steps": 3, "restarts": 3}
+    whole = a.pgd(net, w, x, y, **options)
+    monkeypatch.setattr(a, "CHUNK_ELEMENTS", 300)  # 2 or 3 of 7 examples at a time
+    parts = a.pgd(net, w, x, y, **options)
+    torch.testing.assert_close(parts.x_adversarial, whole.x_adversarial)
+    torch.testing.assert_close(parts.loss, whole.loss)
+
+
+def test_nothing_of_the_callers_is_touched(convolutional):
+    _, _, x, y = convolutional
+    module = models.cnn((1, 6, 6), 4, channels=(3, 4), hidden=8).train()
+    own = Network(module)
+    before = {n: t.clone() for n, t in module.state_dict().items()}
+    w, x = own.weights().requires_grad_(), x.clone().requires_grad_()
+    kept, state = x.detach().clone(), torch.get_rng_state()
+    found = a.pgd(own, w, x, y, radius=0.5, restarts=2, steps=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert module.training and torch.equal(x, kept)
+    assert x.grad is None and w.grad is None
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert all(torch.equal(t, before[n]) for n, t in module.state_dict().items())
+    assert not any(t.requires_grad for t in (found.x_adversarial, found.loss))
+    with pytest.raises(FrozenInstanceError):
+        found.loss = None
+
+
+# -- errors
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"radius": 0.0}, ValueError, "radius must be positive"),
+        ({"radius": -1.0}, ValueError, "radius must be positive"),
+        ({"radius": INF}, ValueError, "radius must be positive and finite"),
+        ({"radius": torch.ones(4)}, ValueError, r"\(3,\), one per member"),
+        ({"step_size": 0.0}, ValueError, "step_size must be positive"),
+        ({"p": 1}, ValueError, "p must be 2"),
+        ({"steps": 0}, ValueError, "steps"),
+        ({"restarts": 0}, ValueError, "restarts"),
+        ({"y": torch.zeros(6).long()}, ValueError, r"\(6,\), expected \(7,\)"),
+        ({"y": torch.zeros(2, 7).long()}, ValueError, r"\(3, 7\)"),
+        ({"y": torch.zeros(7)}, TypeError, "int64"),
+        ({"y": torch.full((7,), 3)}, ValueError, "3 classes"),
+        ({"y": torch.full((7,), -1)}, ValueError, "-1"),
+        ({"x": torch.zeros(7, 1, 3, 4).long()}, TypeError, "floating-point"),
+        ({"x": torch.zeros(7)}, ValueError, r"\(n, \.\.\.\)"),
+        ({"x": torch.full((7, 1, 3, 4), torch.nan)}, ValueError, "NaN"),
+        ({"box": (0.5, 1)}, ValueError, "outside the box from 0.5 to 1"),
+        ({"box": (0, 0.5)}, ValueError, "outside the box"),
+        ({"box": (1, 0)}, ValueError, "lo < hi"),
+        ({"w": torch.zeros(4)}, ValueError, "another network"),
+    ],
+)
+def test_bad_attacks_are_refused(curved, change, error, says):
+    net, w, x, y = curved
+    options = {"w": w, "x": x, "y": y, "radius": 1.0, **change}
+    with pytest.raises(error, match=says):
+        a.pgd(net, **options)
+
+
+# -- manifolds
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    """Two classes, each near a plane of its own in 12 dimensions."""
+    rng = np.random.default_rng(0)
+    x, y = [], []
+    for label in range(2):
+        plane = rng.normal(size=(3, 12)) * np.array([[3.0], [1.5], [0.1]])
+        x.append(rng.normal(size=(40, 3)) @ plane + 4 * rng.normal(size=12))
+        y += [label] * 40
+    x = torch.from_numpy(np.concatenate(x)).view(80, 1, 3, 4)
+    return x, torch.tensor(y)
+
+
+def test_the_manifold_is_that_of_another_library(cloud):
+    x, _ = cloud
+    flat = x.flatten(1).numpy()
+    ours, theirs = a.pca_manifold(x, 3), PCA(3, svd_solver="full").fit(flat)
+    projected = theirs.inverse_transform(theirs.transform(flat))
+    np.testing.assert_allclose(ours.project(x).flatten(1).numpy(), projected)
+    gap = np.linalg.norm(flat - projected, axis=1)
+    np.testing.assert_allclose(ours.distance(x).numpy(), gap, atol=1e-10)
+    z = ours.encode(x)
+    assert z.shape == (80, 3)
+    np.testing.assert_allclose(z.mean(0), np.zeros(3), atol=1e-10)
+    np.testing.assert_allclose(np.cov(z.T.numpy(), bias=True), np.eye(3), atol=1e-10)
+    variance = theirs.explained_variance_ * 79 / 80
+    np.testing.assert_allclose(ours.scale[0].numpy() ** 2, variance)
+
+
+def test_each_class_has_its_manifold(cloud):
+    x, y = cloud
+    both = a.pca_manifold(x.float(), 2, y)
+    z = both.encode(x, y)
+    assert both.decode(z, y).shape == x.shape
+    for label in range(2):
+        alone = a.pca_manifold(x[y == label].float(), 2)
+        torch.testing.assert_close(z[y == label], alone.encode(x[y == label]))
+        swapped = both.distance(x, 1 - y)[y == label]
+        assert (both.distance(x, y)[y == label] < swapped).all()
+    # a point of the manifold is found again, members or not, in either dtype
+    for lead, dtype in (((80, 2), torch.float64), ((3, 80, 2), torch.float32)):
+        point = torch.randn(lead, dtype=dtype, generator=torch.Generator())
+        decoded = both.decode(point, y)
+        assert decoded.dtype == dtype and decoded.shape[-3:] == (1, 3, 4)
+        torch.testing.assert_close(both.encode(decoded, y), point, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("p", [2, INF])
+def test_an_attack_on_the_manifold_stays_in_its_span(cloud, curved, p):
+    net, w, _, _ = curved
+    x, y = cloud
+    x, y = x[::8], y[::8]
+    manifold = a.pca_manifold(cloud[0], 2, cloud[1])
+    z = manifold.encode(x, y)
+
+    def decode(z):
+        return manifold.decode(z, y)
+
+    found = a.manifold_pgd(net, w, z, decode, y, 0.5, p=p, steps=8, restarts=2)
+    assert found.x_adversarial.shape == (3, *x.shape)
+    assert manifold.distance(found.x_adversarial, y).max() < 1e-10
+    torch.testing.assert_close(found.x_adversarial, decode(found.latent))
+    norm = torch.linalg.vector_norm(found.latent - z, p, dim=-1)
+    torch.testing.assert_close(found.norm, norm)
+    assert norm.max() <= 0.5 * (1 + 1e-12)
+    # what pixels allow at the same distance is at least as bad, and leaves the span
+    moved = (found.x_adversarial - decode(z)).flatten(2).norm(dim=-1)
+    off = a.pgd(net, w, decode(z), y, radius=float(moved.max()), steps=40, restarts=3)
+    assert off.loss.mean() > found.loss.mean()
+    assert manifold.distance(off.x_adversarial, y).mean() > 0.1
+    # alone and together
+    alone = a.manifold_pgd(net, w[1], z, decode, y, 0.5, p=p, steps=8)
+    first = a.manifold_pgd(net, w, z, decode, y, 0.5, p=p, steps=8)
+    torch.testing.assert_close(alone.latent, first.latent[1])
+
+
+def test_an_attack_through_the_identity_is_an_attack_on_inputs(curved):
+    net, w, x, y = curved
+    plain = a.pgd(net, w, x, y, radius=0.5, steps=5, restarts=2)
+    same = a.manifold_pgd(net, w, x, lambda z: z, y, 0.5, steps=5, restarts=2)
+    assert torch.equal(same.x_adversarial, plain.x_adversarial)
+    assert plain.latent is None
+
+
+def test_a_linear_network_on_a_plane_has_a_closed_form(linear, cloud):
+    net, w, _, _ = linear
+    x, y = cloud[0].flatten(1)[::16, :6], cloud[1][::16]
+    manifold = a.pca_manifold(cloud[0].flatten(1)[:, :6], 2)
+    z = manifold.encode(x)
+    found = a.manifold_pgd(net, w[0], z, manifold.decode, y, 0.6, steps=4)
+    rows = net.unflatten(w[0])["1.weight"]
+    push = (rows[1 - y] - rows[y]) @ manifold.components[0].T * manifold.scale[0]
+    expected = z + 0.6 * push / push.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(found.latent, expected)
+
+
+def test_bad_manifolds_are_refused(cloud, curved):
+    x, y = cloud
+    with pytest.raises(ValueError, match=r"1\.\.7.*the inputs span"):
+        a.pca_manifold(x, 8)
+    with pytest.raises(ValueError, match=r"1\.\.3.*class 0 span"):
+        a.pca_manifold(x, 4, y)
+    with pytest.raises(ValueError, match=r"1\.\.0.*class 1 span"):
+        a.pca_manifold(x, 1, 2 * y)
+    with pytest.raises(ValueError, match="k must lie"):
+        a.pca_manifold(x, 0)
+    with pytest.raises(ValueError, match=r"\(79,\)"):
+        a.pca_manifold(x, 1, y[1:])
+    with pytest.raises(TypeError, match="int64"):
+        a.pca_manifold(x, 1, y.float())
+    one, each = a.pca_manifold(x, 2), a.pca_manifold(x, 2, y)
+    with pytest.raises(ValueError, match="needs classes"):
+        each.encode(x)
+    with pytest.raises(ValueError, match="takes no classes"):
+        one.decode(torch.zeros(80, 2), y)
+    with pytest.raises(ValueError, match=r"\(1, 3, 4\)"):
+        one.encode(x.flatten(1))
+    with pytest.raises(ValueError, match=r"\(80, 3\).*, 2\)"):
+        one.decode(torch.zeros(80, 3))
+    net, w, _, _ = curved
+    z = one.encode(x)
+    with pytest.raises(ValueError, match=r"decode made \(3, 12\)"):
+        a.manifold_pgd(net, w, z, lambda z: one.decode(z)[:, 0, 0].flatten(1), y, 0.5)
+    with pytest.raises(ValueError, match="radius"):
+        a.manifold_pgd(net, w, z, one.decode, y, 0.0)
+
+
+# -- relabelled data
+
+
+@pytest.fixture(scope="module")
+def images(convolutional):
+    _, _, x, y = convolutional
+    x = x.repeat(12, 1, 1, 1)
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(5))
+    examples = d.Examples((x + noise) / 2, y.repeat(12))
+    return d.Dataset(examples, examples[:5], examples[5:10], 4, "images")
+
+
+@pytest.mark.parametrize("kind", ["random", "deterministic"])
+def test_relabelled_data_carry_the_target_and_keep_the_truth(
+    convolutional, images, kind
+):
+    net, w, _, _ = convolutional
+    made = a.relabelled_adversarial_dataset(
+        net, w[0], images, kind=kind, radius=1.0, steps=10, box=(0, 1), seed=3
+    )
+    train, truth = made.train, images.train.y
+    assert made.validation is images.validation and made.test is images.test
+    assert torch.equal(train.clean_y, truth) and kind in made.name
+    assert (train.x - images.train.x).flatten(1).norm(dim=1).max() <= 1 + 1e-6
+    assert train.x.min() >= 0 and train.x.max() <= 1
+    # the attack is a targeted one: the new labels become likelier
+    before = F.cross_entropy(net(w[0], images.train.x), train.y, reduction="none")
+    after = F.cross_entropy(net(w[0], train.x), train.y, reduction="none")
+    assert (after < before).all()
+    direct = a.pgd(
+        net,
+        w[0],
+        images.train.x,
+        train.y,
+        radius=1.0,
+        steps=10,
+        targeted=True,
+        box=(0, 1),
+    )
+    assert torch.equal(train.x, direct.x_adversarial)
+    if kind == "deterministic":
+        assert torch.equal(train.y, (truth + 1) % 4)
+
+
+def test_random_targets_are_uniform_and_ignore_the_truth(convolutional):
+    net, w, _, _ = convolutional
+    n = 2000
+    y = torch.arange(n) % 4
+    examples = d.Examples(torch.rand(n, 1, 6, 6), y)
+    data = d.Dataset(examples, examples[:1], examples[:1], 4, "many")
+    options = {"kind": "random", "radius": 0.1, "steps": 1}
+    made = [
+        a.relabelled_adversarial_dataset(net, w[0], data, seed=s, **options).train.y
+        for s in (0, 0, 1)
+    ]
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    counts = torch.bincount(4 * y + made[0], minlength=16).double()
+    chi2 = float(((counts - n / 16) ** 2 / (n / 16)).sum())
+    assert chi2 < 32.9  # the 99.9 % point of chi-squared with 12 degrees of freedom
+
+
+def test_bad_relabelled_data_are_refused(convolutional, images):
+    net, w, _, _ = convolutional
+    with pytest.raises(ValueError, match="'both'"):
+        a.relabelled_adversarial_dataset(net, w[0], images, kind="both", radius=1)
+    with pytest.raises(ValueError, match="expected one network"):
+        a.relabelled_adversarial_dataset(net, w, images, kind="random", radius=1)
