@@ -273,9 +273,89 @@ def test_a_folder_without_write_permission_is_a_clear_error(tmp_path):
         d.mnist1d(cache=tmp_path)
 
 
+def icosahedral_pairs(y):
+    """Adjacent, distance-2 and antipodal pairs of bits, from the labels alone."""
+    x = np.arange(4096)[:, None] >> np.arange(11, -1, -1) & 1
+    signs = 2 * x - 1
+    fourier = signs.T @ (signs * (2 * y[:, None] - 1)) / 4096
+    pairs = np.triu_indices(12, 1)
+    values, of_pair, counts = np.unique(
+        fourier[pairs].round(9), return_inverse=True, return_counts=True
+    )
+    assert sorted(counts) == [6, 30, 30]
+    classes = np.full((12, 12), -1)
+    classes[pairs] = classes.T[pairs] = of_pair
+    antipodal = int(np.argmin(counts))
+    distant, adjacent = (c for c in range(3) if c != antipodal)
+    assert values[adjacent] > values[distant]
+    return x, [classes == c for c in (adjacent, distant, antipodal)]
+
+
+def symmetries(adjacent, known=()):
+    """All orders of the 12 vertices that keep neighbours neighbours."""
+    i = len(known)
+    if i == 12:
+        return [known]
+    return [
+        order
+        for v in set(range(12)).difference(known)
+        if all(adjacent[v, known[j]] == adjacent[i, j] for j in range(i))
+        for order in symmetries(adjacent, (*known, v))
+    ]
+
+
+def test_twelve_bits_hold_each_pattern_once_with_the_published_number_of_ones():
+    data = d.twelve_bits()
+    parts = (data.train, data.validation, data.test)
+    assert [len(part) for part in parts] == [3482, 205, 409]
+    assert data.classes == 2 and data.train.x.dtype == torch.float32
+    x = torch.cat([part.x for part in parts]).long()
+    number = (x * 2 ** torch.arange(11, -1, -1)).sum(1)
+    assert torch.equal(number.sort().values, torch.arange(4096))
+    y = torch.cat([part.y for part in parts])
+    assert int(y.sum()) == 2118
+    p = 2118 / 4096
+    assert -p * np.log2(p) - (1 - p) * np.log2(1 - p) == pytest.approx(0.999157, 1e-6)
+
+
+def test_twelve_bits_have_the_symmetries_of_the_icosahedron():
+    data = d.twelve_bits()
+    y = np.zeros(4096, dtype=np.int64)
+    for part in (data.train, data.validation, data.test):
+        number = (part.x.long() * 2 ** torch.arange(11, -1, -1)).sum(1)
+        y[number] = part.y
+    x, (adjacent, distant, antipodal) = icosahedral_pairs(y)
+    # The same rule in integers, which no rounding touches.
+    on = [np.einsum("ni,ij,nj->n", x, pairs, x) // 2 for pairs in (adjacent, distant)]
+    opposite = np.einsum("ni,ij,nj->n", x, antipodal, x) // 2
+    assert np.array_equal(y, 23 * x.sum(1) + on[0] - 5 * on[1] - 8 * opposite >= 99)
+    found = symmetries(adjacent)
+    assert len(found) == 120
+    for order in found:
+        moved = x[:, list(order)] @ 2 ** np.arange(11, -1, -1)
+        assert np.array_equal(y[moved], y)
+    # More of the bits never turns a one into a zero.
+    for bit in range(12):
+        assert (y[np.arange(4096) | 1 << bit] >= y).all()
+
+
+def test_twelve_bits_of_lower_fractions_are_a_subset():
+    few, many = d.twelve_bits(fraction=0.05), d.twelve_bits(fraction=0.45)
+    assert (len(few.train), len(many.train)) == (205, 1843)
+    assert torch.equal(few.train.x, many.train.x[:205])
+    assert torch.equal(few.validation.x, many.validation.x)
+    assert not torch.equal(few.train.x, d.twelve_bits(1, 0.05).train.x)
+    assert torch.equal(d.load("twelve_bits", fraction=0.05).train.y, few.train.y)
+    for options in ({"fraction": 0}, {"fraction": 0.96}, {"validation": 0}):
+        with pytest.raises(ValueError, match="leave patterns to test on"):
+            d.twelve_bits(**options)
+
+
 def test_unknown_data_sets_are_refused_and_known_ones_loaded(digits):
     assert torch.equal(d.load("digits", seed=0).train.x, digits.train.x)
-    with pytest.raises(ValueError, match=r"'mnist'.*digits, mnist1d, cifar10"):
+    with pytest.raises(
+        ValueError, match=r"'mnist'.*digits, mnist1d, twelve_bits, cifar10"
+    ):
         d.load("mnist")
 
 
