@@ -217,6 +217,16 @@ def test_attacks_stay_in_the_ball_and_the_box_and_never_do_harm(
 
 
 @pytest.mark.parametrize("p", [2, INF])
+def test_the_box_holds_to_the_last_bit(convolutional, p):
+    net, w, x, y = convolutional
+    x = (x - 0.13) / 0.37
+    box = (float(x.min()), float(x.max()))
+    found = a.pgd(net, w, x, y, radius=10.0, p=p, steps=5, box=box)
+    assert found.x_adversarial.min() == box[0]
+    assert found.x_adversarial.max() == box[1]
+
+
+@pytest.mark.parametrize("p", [2, INF])
 @pytest.mark.parametrize("name", ["curved", "convolutional"])
 def test_an_attack_beats_random_noise_of_the_same_norm(request, name, p):
     net, w, x, y = request.getfixturevalue(name)
@@ -259,6 +269,8 @@ def test_the_search_without_random_start_begins_at_the_clean_input(curved):
     one = a.pgd(net, w, x, y, radius=0.8, steps=2, seed=0)
     other = a.pgd(net, w, x, y, radius=0.8, steps=2, seed=1)
     assert torch.equal(one.x_adversarial, other.x_adversarial)
+    more = a.pgd(net, w, x, y, radius=0.8, steps=2, restarts=4)
+    assert (more.loss >= one.loss).all() and (more.loss > one.loss).any()
     random = [
         a.pgd(net, w, x, y, radius=0.8, steps=1, seed=s, random_start=True)
         for s in (0, 0, 1)
