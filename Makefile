@@ -41,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 book: $(READY) ## run every notebook and build the book: _build/html/index.html
-	$(BIN)/jupyter-book build . -n -W --keep-going
+	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . -n -W --keep-going
 	@echo "The book is in _build/html/index.html"
 
 # One thread per worker: the workers already use the processors. The book is built

@@ -5,10 +5,30 @@ is a function of the two, and w carries a leading axis of members.
 """
 
 from flatlab import data, intervals, models, optim, plots
+from flatlab.attacks import (
+    manifold_pgd,
+    pca_manifold,
+    pgd,
+    relabelled_adversarial_dataset,
+)
+from flatlab.bounds import (
+    examples_needed,
+    kl_inverse,
+    optimise_pac_bayes,
+    pac_bayes_kl_bound,
+    sam_bound,
+    sigma_of_proof,
+)
 from flatlab.claims import Claims, Verdict
 from flatlab.data import Dataset, Examples
 from flatlab.environment import device, scale, scaled
 from flatlab.hessian import Hessian
+from flatlab.information import (
+    binned_information,
+    information_bottleneck,
+    information_plane,
+    kde_information,
+)
 from flatlab.landscape import (
     filter_normalised,
     interpolate,
@@ -50,31 +70,45 @@ __all__ = [
     "adaptive_ball",
     "average_sharpness",
     "ball",
+    "binned_information",
     "bits_per_weight",
     "condition_number",
     "data",
     "device",
     "diagonal",
     "eigenvalues",
+    "examples_needed",
     "filter_normalised",
     "fisher_rao_norm",
     "gradient_norm",
+    "information_bottleneck",
+    "information_plane",
     "interpolate",
     "intervals",
+    "kde_information",
     "keskar_box",
     "keskar_sharpness",
+    "kl_inverse",
+    "manifold_pgd",
     "models",
     "optim",
+    "optimise_pac_bayes",
+    "pac_bayes_kl_bound",
     "pac_bayes_sharpness",
+    "pca_manifold",
+    "pgd",
     "plane",
     "plots",
     "project",
     "quantise",
+    "relabelled_adversarial_dataset",
     "relative_flatness",
     "rescale_layers",
     "rescale_units",
+    "sam_bound",
     "scale",
     "scaled",
+    "sigma_of_proof",
     "spectral_density",
     "tolerated_noise",
     "trace",
