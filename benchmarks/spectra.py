@@ -48,7 +48,7 @@ def top_five(settings: Settings) -> list[Line]:
 
     wrong = max(error(ours(ACCURACY, seed), truth) for seed in range(3))
     what = f"five largest eigenvalues to {ACCURACY:g}, {subject.name}"
-    note = f"true error {wrong:.0e}"
+    note = f"true error {wrong:.1e}"
     if wrong > ACCURACY:
         raise RuntimeError(f"flatlab misses its tolerance: true error {wrong:.1e}")
     if not settings.peers:
@@ -91,7 +91,7 @@ def top_five(settings: Settings) -> list[Line]:
         Line(
             "Spectrum", what, f"{said}, tol={chosen[name][0]:g}",
             **spread(ratios(times[name], times["ours"])), bar=bar,
-            note=f"{note}, theirs {chosen[name][1]:.0e}",
+            note=f"{note}, theirs {chosen[name][1]:.1e}",
         )
         for name, (said, _, bar) in peers.items()
     ]  # fmt: skip
