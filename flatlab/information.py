@@ -20,6 +20,8 @@ from flatlab.data import Dataset
 _EXACT = 2**53
 # Rows of the matrix of pairwise distances that are held at once.
 _BLOCK = 512
+# Steps of the bottleneck's equations between looks at which starts have settled.
+_CHECK = 20
 
 
 @dataclass(frozen=True)
@@ -349,7 +351,7 @@ def information_bottleneck(
 
     def solve(encoders):  # (betas, starts, inputs, clusters) -> the best of the starts
         encoders, change = _alternate(
-            encoders, p_x, p_y, beta[..., None, None], tolerance, max_iterations
+            encoders, p_x, p_y, beta, tolerance, max_iterations
         )
         xt, ty = _bottleneck_information(encoders, p_x, p_y)
         best = (xt - beta * ty).argmin(1)
@@ -481,7 +483,7 @@ def _cells(t, bins, interval, width, clip):
         ranks = _rank(t.mT.reshape(rows * units, n))
         return ranks.reshape(rows, units, n).mT.double(), n
     if interval == "quantile":
-        values = t.reshape(rows, -1).sort(1).values
+        values = _sort(t.reshape(rows, -1))
         at = torch.arange(1, bins, device=t.device) * values.shape[1] // bins
         edges = values[:, at]
         cells = torch.searchsorted(edges, t.reshape(rows, -1), right=True)
@@ -557,10 +559,10 @@ def _from_codes(codes, bound, y):
 
 
 def _sort(values):
-    """Sort each row. NumPy sorts integers in vector registers, torch on the GPU."""
-    if values.is_cuda:
-        return values.sort(-1).values
-    return torch.from_numpy(np.sort(values.numpy(), axis=-1))
+    """Sort each row. On a CPU, NumPy does so in vector registers."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy(), axis=-1))
+    return values.sort(-1).values
 
 
 def _run_entropy(ordered):
@@ -610,27 +612,37 @@ def _alternate(encoders, p_x, p_y, beta, tolerance, max_iterations):
         encoders: (betas, starts, inputs, clusters).
         p_x: (inputs,).
         p_y: (inputs, labels), p(y | x).
-        beta: (betas, 1, 1, 1).
+        beta: (betas, 1).
         tolerance: largest change at which to stop.
         max_iterations: most steps.
 
     Returns:
         The encoders, and the largest change in the last step, (betas, starts).
     """
-    tiny = torch.finfo(p_x.dtype).tiny
-    for _ in range(max_iterations):
-        weighted = p_x[:, None] * encoders
-        p_t = weighted.sum(-2)
-        p_ty = weighted.mT @ p_y
-        log_p_y = p_ty.clamp(min=tiny).log() - p_t.clamp(min=tiny).log()[..., None]
-        # -KL(p(y|x) || p(y|t)) up to what does not depend on t
-        closeness = p_y @ log_p_y.mT
-        new = (p_t.log()[..., None, :] + beta * closeness).softmax(-1)
-        change = (new - encoders).abs().amax((-1, -2))
-        encoders = new
-        if (change <= tolerance).all():
+    lead = encoders.shape[:2]
+    result = encoders.flatten(0, 1).clone()
+    changes = torch.full((len(result),), math.inf).to(result)
+    beta = beta.expand(lead).reshape(-1, 1, 1)
+    # Most starts settle long before the slowest: only the others go on.
+    going = torch.arange(len(result), device=result.device)
+    tiny = torch.finfo(result.dtype).tiny
+    for start in range(0, max_iterations, _CHECK):
+        current, price = result[going], beta[going]
+        for _ in range(min(_CHECK, max_iterations - start)):
+            weighted = p_x[:, None] * current
+            p_t = weighted.sum(-2)
+            p_ty = weighted.mT @ p_y
+            log_p_y = p_ty.clamp(min=tiny).log() - p_t.clamp(min=tiny).log()[..., None]
+            # -KL(p(y|x) || p(y|t)) up to what does not depend on t
+            closeness = p_y @ log_p_y.mT
+            before = current
+            current = (p_t.log()[..., None, :] + price * closeness).softmax(-1)
+        result[going] = current
+        changes[going] = change = (current - before).abs().amax((-1, -2))
+        going = going[change > tolerance]
+        if not len(going):
             break
-    return encoders, change
+    return result.unflatten(0, lead), changes.reshape(lead)
 
 
 def _bottleneck_information(encoders, p_x, p_y):

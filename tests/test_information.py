@@ -159,11 +159,22 @@ def test_codes_of_many_units_never_merge_what_differs(options):
     assert (float(found.xt), float(found.ty)) == pytest.approx((math.log2(200),) * 2)
 
 
-def test_many_classes_fit_beside_a_large_code():
-    t, _ = draw(0, n=3000, units=10)
-    found = info.binned_information(t, torch.arange(3000) * 7 - 5000)
-    assert float(found.ty) == pytest.approx(float(found.xt))
-    assert float(found.xt) == pytest.approx(math.log2(3000))
+@pytest.mark.parametrize(("bins", "units"), [(13, 6), (2, 26), (2, 31), (2, 53)])
+def test_labels_fit_beside_a_large_code(bins, units):
+    # Examples that differ in the highest digits of the code alone, or in the lowest:
+    # those are lost first where a number is too small for the code and the label.
+    t = torch.zeros(4096, units)
+    bits = 2 * (torch.arange(4096)[:, None] >> torch.arange(6) & 1) - 1
+    t[:, :3], t[:, -3:] = bits[:, :3], bits[:, 3:]
+    y = torch.arange(4096) * 7 - 5000
+    found = info.binned_information(t, y, bins=bins)
+    assert (float(found.xt), float(found.ty)) == pytest.approx((6, 6))
+
+
+def test_upper_end_of_the_range_belongs_to_the_last_bin():
+    t = torch.tensor([[-1.0], [0.99], [1.0]])
+    found = info.binned_information(t, torch.arange(3))
+    assert float(found.xt) == pytest.approx(binary_entropy(1 / 3))
 
 
 @pytest.mark.parametrize("options", KINDS)
@@ -417,6 +428,10 @@ def test_information_plane_takes_other_estimates_and_labels_of_members():
     w = net.init([0, 1])
     layers = info.layer_outputs(net, w, x, softmax=False)
     expected = info.kde_information(layers, y, variance=0.01)
+    for i in range(2):
+        alone = info.kde_information([t[i] for t in layers], y[i], variance=0.01)
+        torch.testing.assert_close(expected.ty[i], alone.ty)
+    assert not torch.allclose(expected.ty[0], expected.ty[1])
     options = {"estimate": info.kde_information, "variance": 0.01, "softmax": False}
     found = info.information_plane(net, w, learn, **options)
     assert torch.equal(found.xt, expected.xt) and torch.equal(found.ty, expected.ty)
