@@ -161,7 +161,7 @@ def interval_dots(ax, groups, format=None):
             ax.annotate(
                 f"{here.mean:{format}}",
                 (here.mean, row),
-                xytext=(0, -14),
+                xytext=(0, 7),
                 textcoords="offset points",
                 ha="center",
                 fontsize=11,
@@ -169,7 +169,7 @@ def interval_dots(ax, groups, format=None):
     ax.set_yticks(
         range(len(groups)), [_counted(name, found[name].n) for name in groups]
     )
-    ax.set_ylim(len(groups) - 0.4, -0.6)
+    ax.set_ylim(len(groups) - 0.4, -0.75)
     return found
 
 
