@@ -63,7 +63,8 @@ def progress(work, label=""):
             pass
         else:
             # leave=False: a finished bar would stay in the notebook's saved output.
-            if counting:
-                return tqdm(total=work, desc=label, leave=False)
-            return tqdm(work, desc=label, leave=False)
+            # delay: what is done within a second needs no bar, unless asked for.
+            delay = 0 if os.environ.get("FLATLAB_PROGRESS") else 1
+            shown = {"desc": label, "leave": False, "delay": delay}
+            return tqdm(total=work, **shown) if counting else tqdm(work, **shown)
     return _Silent(range(work) if counting else work)

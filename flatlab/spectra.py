@@ -8,9 +8,12 @@ members of an ensemble. An operator may also offer ``exact_trace()`` and
 
 import math
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
+from flatlab.progress import progress
 
 # An error is measured relative to max(|value|, this share of the spectral norm).
 NORM_SHARE = 0.01
@@ -164,6 +167,7 @@ class _Operator:
         self.dtype, self.device = A.dtype, A.device
         self.eps = torch.finfo(A.dtype).eps
         self.products = 0
+        self._bar = None
         self.scale = None
         if scale is not None:
             scale = torch.as_tensor(scale, dtype=self.dtype, device=self.device)
@@ -194,6 +198,8 @@ class _Operator:
         out = out.reshape(self.members, self.k, V.shape[-1])
         out = out if self.scale is None else self.scale * out
         self.products += V.shape[-1]
+        if self._bar is not None:
+            self._bar.update(V.shape[-1])
         # A sum is finite unless a term is not (or it overflows, which is as bad).
         bad = (~out.sum((-2, -1)).isfinite()).nonzero().flatten().tolist()
         if bad:
@@ -202,6 +208,13 @@ class _Operator:
                 f"a product with the operator holds NaN or infinite entries{where}"
             )
         return out
+
+    @contextmanager
+    def watched(self, label, most):
+        """Show products as they are made; a search may need fewer than ``most``."""
+        with progress(int(most), label) as self._bar:
+            yield
+        self._bar = None
 
     def exact_diagonal(self):
         """The diagonal, (members, k), where it is to be had exactly; else None."""
@@ -420,7 +433,8 @@ def eigenvalues(
         )
     limit = min(limit, operator.k)
     search = _Search(operator, signs, k, tol, seed, limit, eigenvectors)
-    search.run()
+    with operator.watched("eigenvalues", search.limit):
+        search.run()
     if not bool(search.converged.all()):
         floor = _ROUNDING * operator.eps * NORM_SHARE**-1
         warnings.warn(
@@ -706,7 +720,9 @@ def _estimate(kind, A, tol, scale, max_products, seed):
         exact = _by_unit_vectors(kind, operator)
     if exact is None:
         probes = _Probes(kind, operator, tol, seed)
-        if not probes.run(max_products):
+        with operator.watched(kind.__name__.lower(), max_products):
+            enough = probes.run(max_products)
+        if not enough:
             exact = _by_unit_vectors(kind, operator)
     if exact is not None:
         values, error = exact, torch.zeros_like(exact)
@@ -901,7 +917,7 @@ def spectral_density(A, probes=8, steps=80, *, seed=0):
     beta = torch.zeros(m * probes, steps, dtype=torch.float64)
     size = torch.zeros(m * probes, dtype=torch.float64)
     alive = torch.ones(m * probes, dtype=torch.bool)
-    for j in range(steps):
+    for j in progress(range(steps), "spectral density"):
         basis[:, j] = q
         V = q.reshape(m, probes, k).mT
         u = (operator @ V).mT.reshape(m * probes, k)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flatlab import spectra
 from flatlab.spectra import diagonal, eigenvalues, spectral_density, trace
 
 
@@ -409,3 +410,42 @@ def test_density_where_the_krylov_space_is_exhausted():
         assert result.weights[near].sum() == pytest.approx(float(share), abs=0.05)
     single = spectral_density(torch.full((1, 1), 2.0), probes=1)
     assert single.moment(1)[0] == 2 and single.moment(1)[1].isnan()
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda A: spectra.eigenvalues(A, 2),
+        lambda A: spectra.trace(A, max_products=40),
+        lambda A: spectra.spectral_density(A, probes=1, steps=5),
+    ],
+)
+def test_long_measurements_count_their_products(measure, monkeypatch):
+    class Dense:
+        """An operator that offers nothing exact."""
+
+        def __init__(self, A):
+            self.A, self.shape, self.dtype, self.device = A, A.shape, A.dtype, A.device
+
+        def __matmul__(self, V):
+            return self.A @ V
+
+    seen = []
+    genuine = spectra.progress
+
+    def watched(work, label):
+        bar = genuine(work, label)
+        if isinstance(work, int):
+            bar.update = seen.append
+        else:
+            bar.iterable = (seen.append(1) or step for step in work)
+        return bar
+
+    monkeypatch.setenv("FLATLAB_PROGRESS", "0")
+    monkeypatch.setattr(spectra, "progress", watched)
+    A = torch.diag(torch.arange(1.0, 31.0, dtype=torch.float64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert sum(seen) == 0
+        found = measure(Dense(A))
+    assert sum(seen) == found.products
