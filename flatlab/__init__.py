@@ -41,6 +41,7 @@ from flatlab.neighbourhoods import Neighbourhood, adaptive_ball, ball, keskar_bo
 from flatlab.network import Layout, Network
 from flatlab.precision import bits_per_weight, quantise, tolerated_noise
 from flatlab.reparameterization import rescale_layers, rescale_units
+from flatlab.results import stored
 from flatlab.sharpness import (
     average_sharpness,
     condition_number,
@@ -110,6 +111,7 @@ __all__ = [
     "scaled",
     "sigma_of_proof",
     "spectral_density",
+    "stored",
     "tolerated_noise",
     "trace",
     "train",

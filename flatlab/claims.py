@@ -9,9 +9,7 @@ import html
 import json
 import math
 import os
-import platform
 import re
-import tempfile
 import time
 import tomllib
 from collections.abc import Mapping
@@ -20,11 +18,11 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from flatlab.environment import device, scale
+from flatlab.environment import scale
 from flatlab.intervals import mean_interval
+from flatlab.results import book_root, provenance, write_json
 
 COLUMNS = (
     "Claim",
@@ -309,19 +307,9 @@ class Claims:
         Returns:
             A dict that JSON can hold.
         """
-        from flatlab import __version__
-
         return {
             "chapter": self.chapter,
-            "scale": scale(),
-            "versions": {
-                "flatlab": __version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-            "device": _device_name(),
-            "threads": torch.get_num_threads(),
+            **provenance(),
             "seeds": None if seeds is None else [int(s) for s in seeds],
             "wall_seconds": round(time.perf_counter() - self.started, 1),
             "claims": {
@@ -345,21 +333,8 @@ class Claims:
         Returns:
             The ``Path`` written.
         """
-        path = Path(path or _results_path(self.registry, scale(), self.chapter))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(
-            self.results(seeds), indent=1, ensure_ascii=False, allow_nan=False
-        )
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
-            os.chmod(name, 0o644)  # mkstemp lets nobody else read
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-        return path
+        path = path or _results_path(self.registry, scale(), self.chapter)
+        return write_json(path, self.results(seeds))
 
     def settle(self, seeds=None):
         """Compare with the stored results, or store these where that is asked for.
@@ -508,22 +483,8 @@ def _registry_path(path):
         if not path.is_file():
             raise FileNotFoundError(f"there is no registry of claims at {path}")
         return path
-    here = Path.cwd()
-    for folder in (Path(__file__).parents[1], here, *here.parents):
-        if (folder / "book" / "claims.toml").is_file():
-            return folder / "book" / "claims.toml"
-    raise FileNotFoundError(
-        "the registry book/claims.toml belongs to the book and is not part of the "
-        "installed package: work in a clone of the repository, or give its path"
-    )
+    return book_root() / "book" / "claims.toml"
 
 
 def _results_path(registry, at, chapter):
     return registry.parents[1] / "results" / at / f"{chapter}.json"
-
-
-def _device_name():
-    chosen = device()
-    if chosen.type == "cuda":
-        return torch.cuda.get_device_name(chosen)
-    return chosen.type

@@ -9,6 +9,7 @@ import torch
 from bs4 import BeautifulSoup
 
 from flatlab import claims as c
+from flatlab import results
 from flatlab.claims import Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -221,7 +222,7 @@ def test_the_registry_is_found_and_checked(registry, tmp_path, monkeypatch):
 
 
 def test_an_installed_package_needs_a_clone_or_a_path(registry, tmp_path, monkeypatch):
-    monkeypatch.setattr(c, "__file__", "/usr/lib/python/flatlab/claims.py")
+    monkeypatch.setattr(results, "__file__", "/usr/lib/python/flatlab/results.py")
     (tmp_path / "book" / "deeper").mkdir()
     monkeypatch.chdir(tmp_path / "book" / "deeper")
     assert list(c.Claims("two").claims) == ["other"]

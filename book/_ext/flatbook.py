@@ -40,6 +40,7 @@ MODULES = [
     "study",
     "intervals",
     "claims",
+    "results",
     "plots",
     "widgets",
     "evaluation",
