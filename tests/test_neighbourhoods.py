@@ -8,7 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flatlab.models import mlp
 from flatlab.neighbourhoods import Neighbourhood, adaptive_ball, ball, keskar_box
+from flatlab.network import Network
+from flatlab.reparameterization import rescale_units
 
 # Two filters of three weights with a bias each, then one filter of two with its bias.
 LAYOUT = SimpleNamespace(
@@ -123,6 +126,31 @@ def test_adaptive_sets_follow_a_rescaling_of_layers(by):
     # The gradient of the rescaled loss L(w / factor) is gradient / factor.
     scaled = neighbourhood.steepest(gradient / factor, factor * w, LAYOUT)
     torch.testing.assert_close(scaled, factor * epsilon)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    spread=st.floats(0.1, 3),
+    p=st.sampled_from([2, math.inf]),
+)
+@settings(max_examples=40, deadline=None)
+def test_by_weight_follows_a_rescaling_of_units_and_by_filter_does_not(seed, spread, p):
+    net = Network(mlp(4, 5, 3))
+    w = net.init(seed, dtype=torch.float64)
+    factors = (spread * draw(seed, 5)).exp()
+    A = rescale_units(net, torch.ones_like(w), factors)
+    gradient = draw(seed + 1, net.k)
+
+    def followed(by):
+        """The step at A w, pulled back, beside the step at w."""
+        around = adaptive_ball(0.5, by=by, p=p)
+        moved = around.steepest(gradient / A, A * w, net.layout)
+        return moved / A, around.steepest(gradient, w, net.layout)
+
+    back, step = followed("weight")
+    torch.testing.assert_close(back, step)
+    back, step = followed("filter")
+    assert not torch.allclose(back, step, rtol=1e-3)
 
 
 @pytest.mark.parametrize("neighbourhood", EVERY, ids=str)
