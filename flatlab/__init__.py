@@ -4,7 +4,7 @@ A network is a point w in R^k and its training loss a surface over R^k. Everythi
 is a function of the two, and w carries a leading axis of members.
 """
 
-from flatlab import data, intervals, models, optim, plots
+from flatlab import data, intervals, models, optim, plots, widgets
 from flatlab.attacks import (
     manifold_pgd,
     pca_manifold,
@@ -116,5 +116,6 @@ __all__ = [
     "trace",
     "train",
     "trajectory_directions",
+    "widgets",
     "worst_case_sharpness",
 ]

@@ -1,0 +1,190 @@
+"""Explorers as Python sees them: what is packed, and what is refused."""
+
+import builtins
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import flatlab as fl
+from flatlab import widgets
+from flatlab.intervals import mean_interval
+
+RATES = [0.0, 0.5, 1.0]
+
+
+def unpacked(packed):
+    """What the JavaScript makes of a packed array."""
+    values = np.frombuffer(packed["bytes"], "<" + packed["type"])
+    values = values.reshape(packed["shape"])
+    if packed["type"] == "u2":
+        values = packed["low"] + (packed["high"] - packed["low"]) * values / 65535
+    return values
+
+
+def explore(series=None, panels=None, **options):
+    x = np.arange(1, 5)
+    if panels is None:
+        panels = [fl.widgets.lines(x, {"a": series}, xlabel="epoch", ylabel="accuracy")]
+    return fl.widgets.explore({"p": RATES}, panels, title="Title", **options)
+
+
+def test_members_become_mean_and_interval():
+    values = np.random.default_rng(0).random((3, 4, 5))
+    (panel,) = explore(torch.tensor(values)).data["panels"]
+    found = mean_interval(values)
+    (series,) = panel["series"]
+    assert np.allclose(unpacked(series["mean"]), found.mean, atol=1e-6)
+    assert np.allclose(unpacked(series["half"]), found.half_width, atol=1e-6)
+    assert panel["ylim"][0] < found.mean.min() and panel["ylim"][1] > found.mean.max()
+    assert panel["xlim"] == [1, 4]
+
+
+def test_values_without_members_have_no_interval():
+    values = np.arange(12.0).reshape(3, 4)
+    (panel,) = explore(values).data["panels"]
+    assert panel["series"][0]["half"] is None
+    assert np.array_equal(unpacked(panel["series"][0]["mean"]), values)
+
+
+def test_nan_is_a_gap():
+    values = np.ones((3, 4, 2))
+    values[0] = np.nan
+    (panel,) = explore(values).data["panels"]
+    mean = unpacked(panel["series"][0]["mean"])
+    assert np.isnan(mean[0]).all() and (mean[1:] == 1).all()
+
+
+def test_a_curve_along_a_slider_and_where_it_starts():
+    panel = fl.widgets.along("p", {"a": [1, 2, 3]}, ylabel="error", rules=[0.9])
+    widget = explore(panels=[panel], start={"p": 0.5})
+    assert widget.values == {"slider0": 1}
+    (part,) = widget.data["panels"]
+    assert part["slider"] == 0 and part["xlim"] == [0, 1] and part["rules"] == [0.9]
+    assert unpacked(part["x"]).tolist() == RATES
+    assert [s["texts"] for s in widget.data["sliders"]] == [["0", "0.5", "1"]]
+
+
+def test_pictures_are_cut_to_their_range():
+    images = np.linspace(-1, 2, 3 * 2 * 4).reshape(3, 2, 2, 2)
+    captions = [["a", "b"], ["c", "d"], ["e", "f"]]
+    panel = fl.widgets.pictures(images, title="digits", captions=captions)
+    (part,) = explore(panels=[panel]).data["panels"]
+    pixels = unpacked(part["pixels"])
+    assert pixels.min() == 0 and pixels.max() == 255
+    expected = np.rint(255 * images.clip(0, 1)).reshape(3, -1)
+    assert np.array_equal(pixels, expected)
+    assert part["captions"] == captions
+    assert (part["count"], part["size"], part["channels"]) == (2, [2, 2], 1)
+    colours = fl.widgets.pictures(np.zeros((3, 1, 2, 2, 3)), title="colours")
+    assert explore(panels=[colours]).data["panels"][0]["channels"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (dict(series=np.ones((3, 5))), r"expected \(3, 4\)"),
+        (dict(series=np.full((3, 4), np.inf)), "finite"),
+        (dict(panels=[]), "at least one"),
+        (dict(series=np.ones((3, 4)), start={"q": 1}), "no slider"),
+        (dict(series=np.ones((3, 4)), start={"p": 0.7}), "has no value 0.7"),
+        (
+            dict(panels=[widgets.along("q", {"a": [1, 2, 3]}, ylabel="")]),
+            "no slider is called",
+        ),
+        (dict(panels=[widgets.along("p", {}, ylabel="error")]), "no series"),
+        (
+            dict(panels=[widgets.along("p", {"a": [1, 2, 3]}, ylabel="", log_x=True)]),
+            "positive",
+        ),
+        (
+            dict(
+                panels=[widgets.along("p", {"a": [1, 2, 3]}, ylabel="", limits=(1, 0))]
+            ),
+            "rise",
+        ),
+        (dict(panels=[widgets.pictures(np.ones((3, 2)), title="")]), "images have"),
+        (
+            dict(
+                panels=[
+                    widgets.pictures(np.ones((3, 1, 2, 2)), title="", captions=[["a"]])
+                ]
+            ),
+            "captions have",
+        ),
+    ],
+)
+def test_explore_refuses(change, word):
+    with pytest.raises(ValueError, match=word):
+        explore(**change)
+
+
+def test_panels_are_made_by_functions():
+    with pytest.raises(TypeError, match="made by"):
+        explore(panels=["lines"])
+    with pytest.raises(ValueError, match="at least one value"):
+        fl.widgets.explore({"p": []}, [fl.widgets.lines], title="")
+
+
+def grid(points=5):
+    a = np.linspace(-1, 1, points)
+    return a, a, 1 + a[:, None] ** 2 + 2 * a**2
+
+
+def test_a_surface_is_packed_as_measured():
+    a, _, losses = grid()
+    net = fl.Network(fl.models.mlp(3, 4, 2))
+    x, y = torch.randn(20, 3), torch.arange(20) % 2
+    plane = fl.plane(fl.Loss(net, (x, y)), net.init(0), points=5)
+    widget = fl.widgets.loss_surface({"one": {"flat": grid(), "measured": plane}})
+    first, second = widget.data["surfaces"][0]
+    assert np.allclose(unpacked(first["alphas"]), a)
+    assert np.allclose(unpacked(first["losses"]), losses)
+    assert np.allclose(unpacked(second["losses"]), plane.losses)
+    assert widget.data["directions"] == ["flat", "measured"]
+
+
+@pytest.mark.parametrize(
+    ("surfaces", "word"),
+    [
+        ({}, "at least one surface"),
+        ({"a": {}}, "at least one surface"),
+        ({"a": {"x": grid()}, "b": {"y": grid()}}, "expected"),
+        ({"a": {"x": (*grid()[:2], np.ones((4, 5)))}}, "have shape"),
+        ({"a": {"x": (*grid()[:2], -grid()[2])}}, "positive"),
+        ({"a": {"x": (grid()[0] ** 3, *grid()[1:])}}, "equal steps"),
+        ({"a": {"x": (*grid()[:2], np.ones(5))}}, "2 axes"),
+    ],
+)
+def test_loss_surface_refuses(surfaces, word):
+    with pytest.raises(ValueError, match=word):
+        fl.widgets.loss_surface(surfaces)
+
+
+def test_rounding_to_16_bits_is_invisible():
+    values = np.random.default_rng(0).normal(size=(7, 3))
+    back = unpacked(widgets._pack_rounded(values))
+    assert np.abs(back - values).max() <= np.ptp(values) / 65535
+    assert (unpacked(widgets._pack_rounded(np.ones(3))) == 1).all()
+
+
+def test_without_anywidget_a_notebook_runs_on(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *rest, **options):
+        if name == "anywidget":
+            raise ImportError(name)
+        return real(name, *rest, **options)
+
+    widgets._explorer_class.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.warns(UserWarning, match="not installed"):
+        assert explore(np.ones((3, 4))) is None
+
+
+def test_the_saved_state_is_small():
+    widget = explore(np.ones((3, 4)))
+    code = len(json.dumps([widget._esm, widget._css]))
+    assert code < 45_000
+    assert repr(widget) == "<explorer explore: Title>"
