@@ -25,7 +25,8 @@ export FLATLAB_SCALE
 export FLATLAB_PROGRESS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book offline test check clean-notebooks bench results clean distclean
+.PHONY: help setup book offline test check clean-notebooks bench results assignments \
+  grade clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +55,8 @@ offline: book ## pack the built book for reading without a network: _build/flatl
 
 test: $(READY) ## style, unit tests, notebooks, the built book and its pages in a browser
 	$(PYTEST) --nbval-lax --nbval-current-env --cov --cov-report=term \
-		tests/book/test_build.py book tests/test_*.py tests/book $(PYTEST_ARGS)
+		tests/book/test_build.py book tests/test_*.py tests/book tests/assignments \
+		$(PYTEST_ARGS)
 
 check: $(READY) ## the quick part of the tests: style and the package alone
 	$(PYTEST) tests/test_*.py $(PYTEST_ARGS)
@@ -67,6 +69,13 @@ results: $(READY) ## run every chapter and store what it measures under results/
 
 bench: $(READY) ## time flatlab against its peers
 	$(PY) -m benchmarks
+
+assignments: $(READY) ## write the students' and the instructor's notebooks: _build/assignments
+	$(PY) -m assignments.release
+
+grade: $(READY) ## grade the folder SUBMISSIONS, one folder per student: _build/grades
+	@test -n "$(SUBMISSIONS)" || { echo "say which folder: make grade SUBMISSIONS=..."; exit 2; }
+	FLATLAB_PROGRESS=1 OMP_NUM_THREADS=1 $(PY) -m assignments.grade "$(SUBMISSIONS)"
 
 clean: ## remove what was built
 	rm -rf _build build dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
