@@ -18,6 +18,8 @@ from flatlab.data import Dataset
 
 # Integers up to here, and sums of them that stay below, are exact in float64.
 _EXACT = 2**53
+# Odd, with bits all over: the golden ratio times 2^64, as a signed number.
+_MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64
 # Rows of the matrix of pairwise distances that are held at once.
 _BLOCK = 512
 # Steps of the bottleneck's equations between looks at which starts have settled.
@@ -138,7 +140,9 @@ def binned_information(t, y, *, bins=30, range=(-1.0, 1.0), width=None, clip=Fal
     _check_bins(bins, range, width)
 
     def estimate(t, y):
-        cells, radix = _cells(t.double(), bins, range, width, clip)
+        if bins is None and width is None:
+            return _from_codes(_distinct(t), t.shape[1], y)
+        cells, radix = _cells(t, bins, range, width, clip)
         codes, bound = _codes(cells, radix)
         return _from_codes(codes, bound, y)
 
@@ -466,10 +470,13 @@ def _finite_range(t):
 def _cells(t, bins, interval, width, clip):
     """Bin of every activation, integers in float64 from 0 on, and how many there are.
 
-    ``t`` is (rows, n, units) in float64.
+    ``t`` is (rows, n, units).
     """
-    rows, n, units = t.shape
+    rows, n, _ = t.shape
     low, high = _finite_range(t)
+    if interval == "quantile" and width is None:
+        return _quantile_cells(t.reshape(rows, -1), bins).reshape(t.shape), bins
+    t = t.double()
     if width is not None:
         first = math.floor(low / width)
         radix = math.floor(high / width) - first + 1
@@ -478,16 +485,6 @@ def _cells(t, bins, interval, width, clip):
                 f"width={width} is too small for activations from {low:g} to {high:g}"
             )
         return (t / width).floor_().sub_(first), radix
-    if bins is None:
-        # Each value by its rank within its unit.
-        ranks = _rank(t.mT.reshape(rows * units, n))
-        return ranks.reshape(rows, units, n).mT.double(), n
-    if interval == "quantile":
-        values = _sort(t.reshape(rows, -1))
-        at = torch.arange(1, bins, device=t.device) * values.shape[1] // bins
-        edges = values[:, at]
-        cells = torch.searchsorted(edges, t.reshape(rows, -1), right=True)
-        return cells.reshape(t.shape).double(), bins
     if interval == "adaptive":
         start = t.amin((1, 2), keepdim=True)
         length = t.amax((1, 2), keepdim=True) - start
@@ -502,6 +499,47 @@ def _cells(t, bins, interval, width, clip):
         )
     scale = bins / (end - start)
     return (t - start).mul_(scale).floor_().clamp_(0, bins - 1), bins
+
+
+def _quantile_cells(t, bins):
+    """Number of edges at or below each value, where edges divide each row equally."""
+    t = t.double() if t.dtype == torch.float64 else t.float()
+    ordered = _sort(t)
+    at = torch.arange(1, bins, device=t.device) * t.shape[1] // bins
+    edges = ordered[:, at].contiguous()
+    if bins > 128:
+        return torch.searchsorted(edges, t, right=True).double()
+    # For few edges, comparing with each is faster than searching among them.
+    cells = torch.zeros(t.shape, dtype=torch.uint8, device=t.device)
+    for edge in edges.split(1, 1):
+        cells += t >= edge
+    return cells.double()
+
+
+def _distinct(t):
+    """Rank of every example among those that differ: (rows, n) int64.
+
+    ``t`` is (rows, n, units). Examples are sorted by a hash of all their units, and
+    neighbours of equal hash compared in full, so that a collision cannot go unseen.
+    """
+    _finite_range(t)
+    t = t.double() if t.dtype == torch.float64 else t.float()
+    t = t + 0.0  # minus zero equals zero
+    bits = t.view(torch.int64 if t.dtype == torch.float64 else torch.int32).long()
+    hashes = torch.zeros_like(bits[..., 0])
+    for unit in bits.unbind(-1):
+        hashes = (hashes ^ unit) * _MULTIPLIER
+        hashes ^= hashes >> 32
+    order = _argsort(hashes)
+    ordered = t.gather(1, order[..., None].expand_as(t))
+    differ = (ordered[:, 1:] != ordered[:, :-1]).any(-1)
+    hashes = hashes.gather(1, order)
+    if (differ & (hashes[:, 1:] == hashes[:, :-1])).any():
+        # Never seen by chance: the ranks within every unit, then of all together.
+        rows, n, units = t.shape
+        ranks = _rank(t.mT.reshape(rows * units, n)).reshape(rows, units, n)
+        return _rank(_codes(ranks.mT.double(), n)[0])
+    return _places(order, differ)
 
 
 def _codes(cells, radix):
@@ -536,9 +574,15 @@ def _digits(limit, radix):
 
 def _rank(values):
     """Position of every value among the distinct ones of its row: (rows, n) int64."""
-    ordered, order = values.sort(-1)
+    order = _argsort(values)
+    ordered = values.gather(-1, order)
+    return _places(order, ordered[:, 1:] != ordered[:, :-1])
+
+
+def _places(order, differ):
+    """Ranks from an order (rows, n) and where neighbours in it differ (rows, n - 1)."""
     ranks = torch.zeros_like(order)
-    ranks[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(-1)
+    ranks[:, 1:] = differ.cumsum(-1)
     return torch.zeros_like(order).scatter_(-1, order, ranks)
 
 
@@ -563,6 +607,13 @@ def _sort(values):
     if values.device.type == "cpu":
         return torch.from_numpy(np.sort(values.numpy(), axis=-1))
     return values.sort(-1).values
+
+
+def _argsort(values):
+    """Order of each row, ties in any order."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.argsort(values.numpy(), axis=-1))
+    return values.argsort(-1)
 
 
 def _run_entropy(ordered):

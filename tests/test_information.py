@@ -143,6 +143,78 @@ def test_every_kind_of_bin_agrees_with_a_dictionary(units):
         assert (float(found.xt), float(found.ty)) == pytest.approx(expected, abs=1e-10)
 
 
+def released(t, y, edges):
+    """I(X;T) and I(T;Y) by the steps of the authors' code, written anew.
+
+    Activations become the lower edge of their bin, rows of them byte strings; then
+    entropies given every single input and every label, weighted and taken away.
+    """
+    t, y = t.numpy(), y.numpy()
+    cells = edges[np.digitize(t.reshape(-1), edges) - 1].reshape(t.shape)
+    rows = [row.tobytes() for row in np.ascontiguousarray(cells)]
+
+    def h(keep):
+        counts = np.array([*Counter(r for r, k in zip(rows, keep, strict=True) if k)
+                           .values()])  # fmt: skip
+        p = counts / counts.sum()
+        return -(p * np.log2(p)).sum()
+
+    n = len(rows)
+    given_x = sum(h(np.arange(n) == i) / n for i in range(n))
+    given_y = sum(h(y == label) * (y == label).mean() for label in np.unique(y))
+    total = h(np.ones(n, dtype=bool))
+    return total - given_x, total - given_y
+
+
+@pytest.mark.parametrize("units", [2, 5, 10])
+def test_agrees_with_the_algorithm_of_the_released_code(units):
+    data = twelve_bits(seed=0)
+    x, y = data.train.x[:400], data.train.y[:400]
+    weights = torch.randn(12, units, generator=torch.manual_seed(units))
+    t = torch.tanh(x @ weights / 2)
+    assert t.abs().max() < 1  # a value of exactly 1 has a bin of its own there
+    found = info.binned_information(t, y, bins=29)
+    expected = released(t.double(), y, np.linspace(-1, 1, 30))
+    assert (float(found.xt), float(found.ty)) == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_values_without_bins_are_compared_as_numbers(dtype, monkeypatch):
+    # Minus zero is zero, and the smallest step of the dtype is a difference.
+    one = torch.ones((), dtype=dtype)
+    next_one = one + torch.finfo(dtype).eps
+    t = torch.stack([one, next_one, one, -one * 0, one * 0])[:, None].expand(5, 3)
+    y = torch.tensor([0, 1, 0, 2, 2])
+    expected = counted([0, 1, 0, 2, 2])
+    for _ in range(2):
+        found = info.binned_information(t, y, bins=None)
+        assert (float(found.xt), float(found.ty)) == pytest.approx((expected,) * 2)
+        monkeypatch.setattr(info, "_MULTIPLIER", 0)  # then with every hash the same
+
+
+@SETTINGS
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_colliding_hashes_change_nothing(seed, units):
+    t, y = draw(seed, (2,), units=units)
+    t = (3 * t).round()  # many examples alike
+    found = info.binned_information(t, y, bins=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(info, "_MULTIPLIER", 0)
+        again = info.binned_information(t, y, bins=None)
+    assert found.xt.tolist() == pytest.approx(again.xt.tolist(), abs=1e-12)
+    assert found.ty.tolist() == pytest.approx(again.ty.tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize("bins", [2, 128, 129, 200])
+def test_many_quantiles_as_few(bins):
+    t, y = draw(bins, n=300, units=2)
+    t[:100] = t[100:200]  # ties
+    edges = np.sort(t.numpy().ravel())[np.arange(1, bins) * t.numel() // bins]
+    found = info.binned_information(t, y, range="quantile", bins=bins)
+    expected = slow(t, y, lambda v: np.digitize(v, edges))
+    assert (float(found.xt), float(found.ty)) == pytest.approx(expected, abs=1e-10)
+
+
 def test_quantile_bins_hold_equally_many():
     t = torch.randn(90, 1, generator=torch.manual_seed(0)).exp()
     y = torch.zeros(90, dtype=torch.int64)
