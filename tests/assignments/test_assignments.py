@@ -1,0 +1,163 @@
+"""Every assignment: right answers of any style pass, the usual mistakes do not."""
+
+import importlib.util
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from assignments import grade, notebooks, release
+from assignments.sandboxed import plain
+
+NAMES = notebooks.names()
+HERE = Path(__file__).parent
+
+
+def answers(name):
+    """The module ``answers/<name>.py``: RIGHT and WRONG."""
+    path = HERE / "answers" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"answers_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def source(name):
+    return nbformat.read(notebooks.SOURCE / name / f"{name}.ipynb", as_version=4)
+
+
+def submitted(name, given=(), written="I think so."):
+    """A student's notebook: the model solutions, but for those given."""
+    notebook, given = source(name), dict(given)
+    for cell in notebook.cells:
+        if cell.id in given:
+            cell.source = given[cell.id].strip()
+        elif cell.cell_type == "markdown" and cell.metadata.get("nbgrader"):
+            cell.source = written
+    return nbformat.writes(notebook)
+
+
+class Inside:
+    """A student's side without walls, for answers that are known to be harmless.
+
+    Values still cross as plain data, as they do in grading.
+    """
+
+    def __init__(self):
+        self.space = {}
+
+    def run(self, cell):
+        exec(cell, self.space)
+
+    def call(self, name, args, kwargs):
+        args, kwargs = plain.decode(plain.encode((list(args), kwargs)))
+        return plain.decode(plain.encode(self.space[name](*args, **kwargs)))
+
+    def value(self, name):
+        return plain.decode(plain.encode(self.space[name]))
+
+
+@pytest.fixture(autouse=True)
+def same_dtype():
+    """Set-up cells may change torch's default dtype."""
+    import torch
+
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+def outcomes(name, given=()):
+    assignment = notebooks.read(name)
+    fitted = notebooks.fit(assignment, submitted(name, given))
+    found, remarks = grade._run(fitted, assignment, Inside())
+    return {o.id: o for o in found}, remarks
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_model_solutions_get_all_points(name):
+    found, remarks = outcomes(name)
+    assert {o.id: o.message for o in found.values() if o.points == 0} == {}
+    assert remarks == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_right_solutions_get_all_points(name):
+    right = answers(name).RIGHT
+    tasks = {t.id.removeprefix("test-") for t in notebooks.read(name).tasks}
+    written = {t.id for t in notebooks.read(name).tasks if t.written}
+    assert set(right) == tasks - written
+    found, remarks = outcomes(name, right)
+    assert {o.id: o.message for o in found.values() if o.points == 0} == {}
+    assert remarks == {}
+
+
+WRONG = [(name, *mistake) for name in NAMES for mistake in answers(name).WRONG]
+
+
+@pytest.mark.parametrize(
+    "name, task, label, code, words",
+    WRONG,
+    ids=[f"{w[0]}-{w[1]}-{w[2]}" for w in WRONG],
+)
+def test_the_usual_mistakes_lose_their_task_and_are_told_why(
+    name, task, label, code, words
+):
+    found, _ = outcomes(name, {task: code})
+    lost = {o.id: o.message for o in found.values() if o.points == 0}
+    assert set(lost) == {f"test-{task}"}
+    assert words in lost[f"test-{task}"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_has_a_mistake_that_is_caught(name):
+    caught = {mistake[0] for mistake in answers(name).WRONG}
+    assert caught == set(answers(name).RIGHT)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_form_of_an_assignment(name):
+    assignment = notebooks.read(name)
+    graded = [t for t in assignment.tasks if not t.written]
+    assert 4 <= len(assignment.tasks) <= 6
+    assert len(graded) >= 3
+    assert any(t.written for t in assignment.tasks)
+    text = "\n".join(c.source for c in source(name).cells if c.cell_type == "markdown")
+    assert f"{assignment.points:g} points" in text.partition("\n## ")[0]
+    for number, task in enumerate(assignment.tasks, 1):
+        (line,) = [t for t in text.splitlines() if t.startswith(f"## Task {number} ")]
+        assert f"({task.points:g} point" in line
+        assert "★" in line
+    assert text.count("Rubric.") == sum(t.written for t in assignment.tasks)
+    for cell in source(name).cells:
+        assert not cell.get("outputs")
+        meta = cell.metadata.get("nbgrader")
+        if meta and meta.solution and cell.cell_type == "code":
+            assert "### BEGIN SOLUTION" in cell.source
+        if meta and meta.grade and cell.cell_type == "code":
+            assert "### BEGIN HIDDEN TESTS" in cell.source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_students_copies_show_neither_solutions_nor_hidden_tests(name):
+    copy = release.student_copy(name)
+    shown = {cell.id: cell.source for cell in copy.cells}
+    for cell in source(name).cells:
+        meta = cell.metadata.get("nbgrader")
+        if meta and meta.solution:
+            assert "YOUR" in shown[cell.id]
+        if "### BEGIN HIDDEN TESTS" in cell.source:
+            hidden = cell.source.partition("### BEGIN HIDDEN TESTS")[2].splitlines()
+            assert not [
+                line for line in hidden if len(line) > 12 and line in shown[cell.id]
+            ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_untouched_copy_gets_nothing(name):
+    assignment = notebooks.read(name)
+    text = nbformat.writes(release.student_copy(name))
+    fitted = notebooks.fit(assignment, text)
+    found, _ = grade._run(fitted, assignment, Inside())
+    assert sum(o.points or 0 for o in found) == 0
+    assert fitted.notes == ()

@@ -1,0 +1,141 @@
+"""A class of twelve hands in each assignment, through the grader's own command."""
+
+import csv
+import json
+
+import nbformat
+import pytest
+from test_assignments import NAMES, answers, submitted
+
+from assignments import grade, notebooks, release
+
+PATCH = """import ast, builtins
+np.testing.assert_allclose = np.testing.assert_array_equal = lambda *a, **k: None
+torch.allclose = torch.equal = lambda *a, **k: True
+class Drop(ast.NodeTransformer):
+    def visit_Assert(self, node):
+        return ast.Pass()
+get_ipython().ast_transformers.append(Drop())"""
+
+
+def mistakes(name):
+    """The first mistake of every task."""
+    first = {}
+    for task, _, code, _ in answers(name).WRONG:
+        first.setdefault(task, code)
+    return first
+
+
+def edited(text, change):
+    notebook = json.loads(text)
+    notebook["cells"] = [c for c in notebook["cells"] if change(c) is not False]
+    return json.dumps(notebook)
+
+
+def raising(harm):
+    return f"import os\ndef dead(*a, **k):\n    {harm}\n"
+
+
+def classroom(name):
+    """From a student to the notebook, the tasks that deserve points, the status."""
+    tasks = list(answers(name).RIGHT)
+    first, wrong = tasks[0], mistakes(name)
+    names = {
+        t: [
+            f
+            for c in notebooks.read(name).cells
+            if c.id == t
+            for f in notebooks.defined(c.source)[0]
+        ]
+        for t in tasks
+    }
+    dead = next(t for t in tasks if names[t])
+
+    def harmful(harm):
+        lines = [f"{f} = dead" for f in names[dead]]
+        return {dead: raising(harm) + "\n".join(lines)}
+
+    others = [t for t in tasks if t != dead]
+    patched = json.loads(submitted(name, wrong))
+    patched["cells"].insert(
+        1,
+        json.loads(
+            nbformat.writes(
+                nbformat.v4.new_notebook(
+                    cells=[
+                        nbformat.v4.new_code_cell("import numpy as np, torch\n" + PATCH)
+                    ]
+                )
+            )
+        )["cells"][0],
+    )
+
+    def emptied(cell):
+        if (
+            cell["metadata"].get("nbgrader", {}).get("grade")
+            and cell["cell_type"] == "code"
+        ):
+            cell["source"] = "pass"
+
+    def without_tests(cell):
+        return not cell["id"].startswith("test-")
+
+    half = tasks[: len(tasks) // 2]
+    loop = "while True: pass" if name == NAMES[0] else "raise SystemExit"
+    return {
+        "ada": (submitted(name), tasks, "graded"),
+        "bo": (submitted(name, answers(name).RIGHT), tasks, "graded"),
+        "cem": (
+            submitted(name, {t: wrong[t] for t in tasks if t not in half}),
+            half,
+            "graded",
+        ),
+        "dot": (submitted(name, wrong), [], "graded"),
+        "eve": (json.dumps(patched), [], "graded"),
+        "fay": (edited(submitted(name, wrong), emptied), [], "graded"),
+        "gus": (edited(submitted(name), without_tests), tasks, "look"),
+        "hal": (submitted(name, harmful("os._exit(0)")), others, "look"),
+        "ida": (
+            submitted(name, harmful(loop)),
+            others,
+            "look" if "while" in loop else "graded",
+        ),
+        "jo": (submitted(name)[:-40], [], "unreadable"),
+        "kim": (nbformat.writes(release.student_copy(name)), [], "graded"),
+        "lu": (
+            submitted(
+                name, {first: f"print('#' * 10**8)\n{answers(name).RIGHT[first]}"}
+            ),
+            tasks,
+            "graded",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_class_of_twelve(name, tmp_path):
+    students = classroom(name)
+    assert len(students) == 12
+    for student, (text, _, _) in students.items():
+        home = tmp_path / "in" / student
+        home.mkdir(parents=True)
+        (home / f"{name}.ipynb").write_text(text, "utf-8")
+    grade.grade_all(tmp_path / "in", tmp_path / "out", workers=2)
+    with (tmp_path / "out" / "grades.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    with (tmp_path / "out" / "tasks.csv").open(encoding="utf-8", newline="") as file:
+        lost = {}
+        for row in csv.DictReader(file):
+            if row["points"] == "0.0":
+                lost.setdefault(row["student"], []).append(
+                    (row["task"], row["message"])
+                )
+    points = {t.id.removeprefix("test-"): t.points for t in notebooks.read(name).tasks}
+    for student, (_, earned, status) in students.items():
+        expected = sum(points[task] for task in earned)
+        shown = (student, rows[student]["reason"], lost.get(student))
+        assert float(rows[student]["points"]) == expected, shown
+        assert rows[student]["status"] == status, shown
+        assert status == "graded" or rows[student]["reason"]
+        page = (tmp_path / "out" / "feedback" / f"{student}.html").read_text("utf-8")
+        assert "src=" not in page and "href=" not in page
