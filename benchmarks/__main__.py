@@ -9,6 +9,7 @@ import warnings
 import torch
 
 from benchmarks import (
+    attacks,
     ensembles,
     environment,
     hvp,
@@ -28,6 +29,7 @@ TOPICS = {
     "sam": sam,
     "landscape": landscape,
     "members": members,
+    "attacks": attacks,
 }
 
 

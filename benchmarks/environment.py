@@ -13,13 +13,17 @@ FOLDER = ROOT / ".venv-bench"
 # import name: requirement
 PEERS = {
     "curvlinops": "curvlinops-for-pytorch==3.0.1",
+    "foolbox": "foolbox==3.3.4",
     "pyhessian": "pyhessian==0.1",
     "pytorch_optimizer": "pytorch_optimizer==4.1.0",
 }
 # curvlinops asks for backpack, and that for torchvision, which would bring a torch of
 # its own; neither is used in what is measured here
 ALONE = list(PEERS.values())
-WITH_THEIR_NEEDS = ["einops", "einconv", "linear_operator", "opt-einsum", "tqdm"]
+WITH_THEIR_NEEDS = [
+    *("einops", "einconv", "linear_operator", "opt-einsum", "tqdm"),
+    *("eagerpy", "GitPython", "requests"),
+]
 
 
 def present() -> bool:
@@ -32,7 +36,9 @@ def python() -> Path:
     folder = "Scripts" if os.name == "nt" else "bin"
     interpreter = FOLDER / folder / ("python.exe" if os.name == "nt" else "python")
     ready = FOLDER / ".ready"
-    if ready.exists():
+    wanted = "\n".join([*ALONE, *WITH_THEIR_NEEDS])
+    # an environment made for other peers than these is made anew
+    if ready.exists() and ready.read_text() == wanted:
         return interpreter
     print("Making .venv-bench for the peers (once) ...", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", FOLDER], check=True)
@@ -52,5 +58,5 @@ def python() -> Path:
     install = [interpreter, "-m", "pip", "install", "--quiet"]
     subprocess.run([*install, "--no-deps", *ALONE], check=True)
     subprocess.run([*install, "-c", constraints, *WITH_THEIR_NEEDS], check=True)
-    ready.touch()
+    ready.write_text(wanted)
     return interpreter

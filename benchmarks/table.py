@@ -128,8 +128,14 @@ def merged(old: dict, new: dict) -> dict:
     kept = [line for line in old["lines"] if line["topic"] not in fresh]
     if not kept:
         return new
+    before_all, now_all = old["machine"]["versions"], new["machine"]["versions"]
     for name in ("processor", "processors", "gpu", "threads", "versions"):
         before, now = old["machine"].get(name), new["machine"].get(name)
+        if name == "versions":  # a peer may have joined or left
+            before, now = (
+                {n: v for n, v in versions.items() if n in before_all.keys() & now_all}
+                for versions in (before_all, now_all)
+            )
         if before != now:
             raise ValueError(
                 f"the stored results were measured with {name} = {before}, these with "
@@ -138,7 +144,11 @@ def merged(old: dict, new: dict) -> dict:
     order = list(dict.fromkeys(line["topic"] for line in old["lines"] + new["lines"]))
     loads = [r["machine"]["load"] for r in (old, new) if r["machine"]["load"]]
     return {
-        "machine": {**new["machine"], "load": max(loads, default=None)},
+        "machine": {
+            **new["machine"],
+            "load": max(loads, default=None),
+            "versions": before_all | now_all,
+        },
         "lines": sorted(kept + new["lines"], key=lambda l: order.index(l["topic"])),
     }
 

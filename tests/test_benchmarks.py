@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import harness, landscape, sam, table
+from benchmarks import attacks, harness, landscape, sam, table
 from benchmarks.harness import Line, Settings
 
 SETTINGS = Settings(torch.device("cpu"), quick=True, peers=False)
@@ -125,6 +125,11 @@ def test_a_part_measured_again_replaces_its_lines_only(tmp_path):
         ("Topic", "this", 9.0), ("Topic", "more", 3.14159), ("Next", "this", 3.14159),
     ]  # fmt: skip
     assert stored["machine"]["load"] == 1.5
+    joined = {"versions": facts["versions"] | {"new-peer": "1.0"}}
+    assert write(LINE, **joined)["machine"]["versions"]["new-peer"] == "1.0"
+    assert write(LINE)["machine"]["versions"]["new-peer"] == "1.0"
+    with pytest.raises(ValueError, match="versions = "):
+        write(LINE, versions=facts["versions"] | {"torch": "0.1"})
     before = store.read_text()
     with pytest.raises(ValueError, match=r"threads = .* measure all topics"):
         write(LINE, threads=99)
@@ -140,7 +145,10 @@ def test_the_page_is_the_one_of_the_stored_results():
     assert table.PAGE.read_text(encoding="utf-8") == table.page(results)
 
 
-@pytest.mark.parametrize("topic", [sam, landscape], ids=["sam", "landscape"])
+TOPICS_RUN = {"sam": sam, "landscape": landscape, "attacks": attacks}
+
+
+@pytest.mark.parametrize("topic", TOPICS_RUN.values(), ids=TOPICS_RUN)
 def test_topics_run(topic):
     lines = topic.measure(SETTINGS)
     assert lines
