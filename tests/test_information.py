@@ -215,6 +215,19 @@ def test_many_quantiles_as_few(bins):
     assert (float(found.xt), float(found.ty)) == pytest.approx(expected, abs=1e-10)
 
 
+def test_rows_sorted_in_threads_are_sorted_alike(monkeypatch):
+    values = draw(1, n=7, units=50)[0]
+    before = values.clone()
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(info, "_MANY", 1)
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(info._sort(values), values.sort(-1).values)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(values, before)
+
+
 def test_quantile_bins_hold_equally_many():
     t = torch.randn(90, 1, generator=torch.manual_seed(0)).exp()
     y = torch.zeros(90, dtype=torch.int64)
