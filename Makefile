@@ -7,6 +7,9 @@ FLATLAB_SCALE ?= laptop
 PIP_ARGS ?=
 # Processes that run tests.
 WORKERS ?= 2
+# Scale of the study, and more arguments for it (on a GPU, which one process fills).
+SCALE ?= $(FLATLAB_SCALE)
+STUDY_ARGS ?= $(if $(filter gpu,$(SCALE)),,--jobs $(WORKERS))
 # More arguments for pytest, for instance -k sharpness.
 PYTEST_ARGS ?=
 
@@ -66,6 +69,10 @@ clean-notebooks: $(READY) ## strip outputs that are not to be committed from the
 
 results: $(READY) ## run every chapter and store what it measures under results/
 	FLATLAB_RESULTS=write $(PY) book/_ext/clean_notebooks.py --execute book
+
+study: $(READY) ## train and measure the networks of the verdict: SCALE=laptop or gpu
+	FLATLAB_SCALE=$(SCALE) OMP_NUM_THREADS=1 FLATLAB_PROGRESS=1 \
+		$(PY) -m flatlab.study $(STUDY_ARGS)
 
 bench: $(READY) ## time flatlab against its peers
 	$(PY) -m benchmarks

@@ -38,6 +38,8 @@ MODULES = [
     "information",
     "attacks",
     "study",
+    "sweep",
+    "rank_correlations",
     "intervals",
     "claims",
     "results",
