@@ -4,7 +4,8 @@ A committed notebook holds what its author wrote: sources, cell ids, tags
 and alt texts. It holds an output only in a cell tagged
 ``nbval-check-output``, where the tests compare it with a fresh run, and
 then as text alone. A difference between two versions is then always a
-change that somebody made.
+change that somebody made. Its first code cell is that of
+``first_cell.py``.
 
     python book/_ext/clean_notebooks.py book             clean in place
     python book/_ext/clean_notebooks.py --check book     only tell
@@ -17,6 +18,10 @@ import sys
 from pathlib import Path
 
 import nbformat
+from nbformat.v4 import new_code_cell
+
+sys.path.insert(0, str(Path(__file__).parent))
+import first_cell
 
 COMPARED = "nbval-check-output"
 KEPT_METADATA = ("tags", "mystnb", "nbgrader")
@@ -46,10 +51,35 @@ def text_only(outputs):
     return kept
 
 
+def put_first_cell(notebook):
+    """Make the first code cell the one that installs flatlab."""
+    cells = notebook.cells
+    graded = any("nbgrader" in cell.metadata for cell in cells)
+    tags = ["remove-cell", *(["ungraded"] if graded else [])]
+    own = new_code_cell(first_cell.text(), id=first_cell.ID)
+    own.metadata = nbformat.from_dict({"tags": tags})
+    if graded:
+        own.metadata.nbgrader = nbformat.from_dict(
+            {
+                "schema_version": 3,
+                "grade_id": first_cell.ID,
+                "grade": False,
+                "solution": False,
+                "task": False,
+                "locked": True,
+            }
+        )
+    cells[:] = [cell for cell in cells if cell.get("id") != first_cell.ID]
+    at = next((i for i, c in enumerate(cells) if c.cell_type == "code"), None)
+    if at is not None:
+        cells.insert(at, own)
+
+
 def clean(notebook, name="notebook"):
     """Change a notebook to its committed form; ``ValueError`` if it has none."""
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    put_first_cell(notebook)
     ids = [cell.get("id") for cell in notebook.cells]
     if None in ids or len(set(ids)) < len(ids):
         raise ValueError(f"{name}: every cell needs an id of its own")

@@ -53,7 +53,9 @@ def dirty():
 def test_the_cleaner_keeps_compared_text_and_nothing_else():
     cleaned = cleaner.clean(dirty())
     nbformat.validate(cleaned)
-    title, plot, compared = cleaned.cells
+    title, first, plot, compared = cleaned.cells
+    assert first.source == cleaner.first_cell.text()
+    assert first.metadata == {"tags": ["remove-cell"]}
     assert (title.id, plot.id, compared.id) == ("title", "plot", "compared")
     assert plot.outputs == [] and plot.execution_count is None
     assert plot.metadata == {"tags": ["hide-input"]} and title.metadata == {}
@@ -94,4 +96,4 @@ def test_executing_fills_in_the_compared_outputs(tmp_path):
     cell = new_code_cell("print(6 * 7)", metadata={"tags": ["nbval-check-output"]})
     nbformat.write(new_notebook(cells=[cell]), path)
     assert cleaner.main(["--execute", str(path)]) == 0
-    assert nbformat.read(path, 4).cells[0].outputs[0].text == "42\n"
+    assert nbformat.read(path, 4).cells[-1].outputs[0].text == "42\n"

@@ -1,0 +1,114 @@
+"""The first code cell makes a notebook run where flatlab is not installed."""
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from .conftest import ROOT
+from .test_notebooks import cleaner
+
+VERSION = "0.1.0"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    sys.path.insert(0, str(ROOT))
+    from assignments.release import wheel
+
+    return wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """An environment with everything but flatlab, and a way to run the cell in it."""
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")],
+        check=True,
+    )
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if "flatlab" not in entry.name and not entry.name.endswith(".pth"):
+            (site / entry.name).symlink_to(entry)
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run(after="", before=""):
+        code = f"{before}\n{cleaner.first_cell.text()}\n{after}"
+        return subprocess.run(
+            [str(tmp_path / "env" / "bin" / "python"), "-c", code],
+            cwd=work,
+            capture_output=True,
+            text=True,
+            # Nothing may be fetched: what is needed is there.
+            env={"PIP_NO_INDEX": "1", "PATH": "/usr/bin:/bin"},
+        )
+
+    run.site, run.work = site, work
+    return run
+
+
+SHOW = """
+import torch, flatlab
+print(flatlab.__version__, flatlab.__file__, torch.__version__)"""
+
+
+def installed_in(run, wheel):
+    (run.work / wheel.name).symlink_to(wheel)
+    before = run(
+        after="", before="import torch; print(torch.__version__); raise SystemExit"
+    )
+    after = run(after=SHOW)
+    assert after.returncode == 0, after.stderr
+    version, file, torch = after.stdout.split()
+    assert version == VERSION
+    assert file.startswith(str(run.site))
+    assert torch == before.stdout.strip()
+    assert (run.site / "torch").is_symlink()
+    return after
+
+
+def test_a_missing_flatlab_is_installed_and_torch_left_alone(elsewhere, wheel):
+    assert elsewhere(after="", before="import flatlab").returncode == 1
+    installed_in(elsewhere, wheel)
+
+
+def test_a_wrong_version_is_replaced(elsewhere, wheel):
+    old = elsewhere.site / "flatlab-0.0.1.dist-info"
+    old.mkdir()
+    (old / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: flatlab\nVersion: 0.0.1\n"
+    )
+    (old / "RECORD").write_text(
+        "flatlab-0.0.1.dist-info/METADATA,,\nflatlab/__init__.py,,\n"
+    )
+    (elsewhere.site / "flatlab").mkdir()
+    (elsewhere.site / "flatlab" / "__init__.py").write_text("__version__ = '0.0.1'\n")
+    installed_in(elsewhere, wheel)
+
+
+def test_where_the_right_version_is_nothing_happens():
+    forbidden = "import subprocess\ndef run(*a, **k):\n    raise AssertionError\n"
+    code = f"{forbidden}subprocess.run = run\n{cleaner.first_cell.text()}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "book")
+
+
+def test_without_a_wheel_the_index_is_asked(elsewhere):
+    found = elsewhere()
+    assert found.returncode == 1
+    assert f"flatlab=={VERSION}" in found.stderr or f"flatlab[course]=={VERSION}" in (
+        found.stderr
+    )
+
+
+def test_every_notebook_has_it():
+    paths = [p for n in ("book", "assignments") for p in (ROOT / n).rglob("*.ipynb")]
+    assert len(paths) > 3
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert code[0].source == cleaner.first_cell.text(), path
+        assert "remove-cell" in code[0].metadata.tags, path
