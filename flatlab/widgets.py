@@ -71,6 +71,16 @@ def _pack_rounded(array) -> dict:
     return packed | {"low": low, "high": high}
 
 
+def _unpack(packed) -> np.ndarray:
+    values = np.frombuffer(packed["bytes"], "<" + packed["type"])
+    return values.reshape(packed["shape"])
+
+
+def _check_positive(name, values):
+    if values.min() <= 0:
+        raise ValueError(f"{name} must be positive, got {values}")
+
+
 @cache
 def _explorer_class(name: str):
     """The widget class of one explorer: its module behind the shared part."""
@@ -372,8 +382,7 @@ def loss_surface(
         packed.append([_pack_surface(name, surfaces[name][kind]) for kind in kinds])
     for row in packed:
         for one in row:
-            if np.frombuffer(one["losses"]["bytes"], "<f4").min() <= 0:
-                raise ValueError("losses must be positive for a logarithmic scale")
+            _check_positive("losses on a logarithmic scale", _unpack(one["losses"]))
     return _explorer(
         "loss_surface",
         title,
@@ -387,4 +396,430 @@ def loss_surface(
         ylabel=ylabel,
         unit=unit,
         points=[[float(x), float(y), str(name)] for x, y, name in points],
+    )
+
+
+# ---------------------------------------------------------------------- bound_terms
+
+
+def bound_terms(
+    radii,
+    worst_losses,
+    *,
+    norm,
+    n,
+    k,
+    delta=0.05,
+    title="The terms of the bound",
+    hint="Move ρ, n and k. The norm of w and the measured losses stay as they are.",
+):
+    """The terms of SAM's bound against rho, n and k, computed in the browser.
+
+    The formulas are those of ``flatlab.bounds.sam_bound``. Between the measured radii
+    the worst loss is interpolated linearly over the logarithm of rho.
+
+    Args:
+        radii: (r,) rising positive radii, at least two.
+        worst_losses: (r,) or (r, members) max L_S(w + epsilon) in the ball of each
+            radius, in [0, 1]; members are averaged.
+        norm: Euclidean norm of w.
+        n: training examples, at least 10; the slider reaches from a hundredth of it to
+            a million times as many.
+        k: weights; the slider reaches from a thousandth of it to ten thousand times as
+            many.
+        delta: probability with which the bound may fail.
+        title: a line above the explorer.
+        hint: what to do.
+
+    Returns:
+        A widget, or None (with a warning) where anywidget is not installed.
+
+    Raises:
+        ValueError: an argument is out of range or has the wrong shape.
+    """
+    radii, losses = _numbers("radii", radii, 1), _numbers("worst_losses", worst_losses)
+    if len(radii) < 2 or radii[0] <= 0 or (np.diff(radii) <= 0).any():
+        raise ValueError(f"radii must be positive and rise, got {radii}")
+    if losses.ndim == 2:
+        losses = losses.mean(-1)
+    if losses.shape != radii.shape or losses.min() < 0 or losses.max() > 1:
+        raise ValueError(
+            f"worst_losses must be {radii.shape} values in [0, 1], or have a last axis "
+            f"of members, got {worst_losses}"
+        )
+    if not (norm >= 0 and n >= 10 and k >= 1 and 0 < delta < 1):
+        raise ValueError(
+            "expected norm >= 0, n >= 10, k >= 1 and delta between 0 and 1, got "
+            f"{norm}, {n}, {k} and {delta}"
+        )
+    below = min(20, int(10 * np.log10(n / 2)))  # the formula needs n > 1
+    return _explorer(
+        "bound_terms",
+        title,
+        hint,
+        {"rho": 30, "n": below, "k": 30, "over": 0, "form": 0},
+        radii=_pack(radii, "f8"),
+        losses=_pack(losses, "f8"),
+        norm=float(norm),
+        n=float(n),
+        k=float(k),
+        delta=float(delta),
+        below_n=below,
+        above_n=60,
+    )
+
+
+# --------------------------------------------------------------------- asam_picture
+
+
+def asam_picture(
+    *,
+    product=1.5,
+    target=1.0,
+    reach=3.0,
+    title="A circle and an ellipse",
+    hint="Drag the weights along the hyperbola, on which the function is the same.",
+):
+    """SAM's circle and ASAM's ellipse around two weights, computed in the browser.
+
+    The loss is (w1 w2 - target)², a function of the product alone, as in the example of
+    Kwon et al. (2021), section 3. The explorer shows the points of highest loss in
+    ``fl.ball(rho)`` and ``fl.adaptive_ball(rho)``.
+
+    Args:
+        product: w1 w2, positive.
+        target: where the loss is zero.
+        reach: how far along the hyperbola w goes: w1 from sqrt(product) / reach to
+            sqrt(product) reach; more than 1.
+        title: a line above the explorer.
+        hint: what to do.
+
+    Returns:
+        A widget, or None (with a warning) where anywidget is not installed.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if not (0 < product < np.inf and np.isfinite(target) and 1 < reach < np.inf):
+        raise ValueError(
+            "expected a positive product, a finite target and a reach above 1, got "
+            f"{product}, {target} and {reach}"
+        )
+    values = {"place": 0.0, "circle": 18, "ellipse": 18}
+    numbers = dict(product=product, target=target, reach=reach)
+    numbers = {key: float(value) for key, value in numbers.items()}
+    return _explorer("asam_picture", title, hint, values, **numbers)
+
+
+# ------------------------------------------------------------------------- sam_step
+
+
+def sam_step(
+    plane,
+    *,
+    radii=None,
+    rates=None,
+    start=(0.5, 0.5),
+    title="Up, then down",
+    hint="Drag the weights; change how far up SAM looks before it steps down.",
+    xlabel="first direction",
+    ylabel="second direction",
+    unit="nats",
+):
+    """SAM's step up and its step down on a measured surface.
+
+    Both are the steps of the surface restricted to the plane, whose loss and gradient
+    are interpolated by cubics. The ball is a circle in the plane if its directions are
+    orthogonal and of unit length, as eigenvectors are.
+
+    Args:
+        plane: a ``Plane`` of one network, or alphas (A,), betas (B,), losses (A, B).
+        radii: radii to choose from; by default up to half of the plane's half width.
+        rates: learning rates to choose from; by default such that the steps are seen.
+        start: where the weights are at first, as shares of the half widths.
+        title: a line above the explorer.
+        hint: what to do.
+        xlabel: name of the first direction.
+        ylabel: name of the second direction.
+        unit: of the loss.
+
+    Returns:
+        A widget, or None (with a warning) where anywidget is not installed.
+
+    Raises:
+        ValueError: shapes or coordinates are wrong, or a loss, radius or rate is not
+            positive.
+    """
+    packed = _pack_surface("the plane", plane)
+    alphas, betas, losses = (_unpack(packed[key]) for key in packed)
+    _check_positive("the losses", losses)
+    half = min(alphas[-1] - alphas[0], betas[-1] - betas[0]) / 2
+    if radii is None:
+        radii = half * np.linspace(0.02, 0.5, 25)
+    if rates is None:
+        slopes = np.gradient(losses.astype(float), alphas, betas)
+        steep = np.hypot(*slopes).mean()
+        rates = half / max(steep, 1e-12) * np.geomspace(0.03, 1.0, 16)
+    radii, rates = _numbers("radii", radii, 1), _numbers("rates", rates, 1)
+    _check_positive("radii", radii)
+    _check_positive("rates", rates)
+    ends = [(axis[0] + axis[-1]) / 2 for axis in (alphas, betas)]
+    widths = [(axis[-1] - axis[0]) / 2 for axis in (alphas, betas)]
+    x, y = (float(c + s * h) for c, s, h in zip(ends, start, widths, strict=True))
+    positions = {"rho": len(radii) // 3, "rate": len(rates) // 2, "walk": False}
+    return _explorer(
+        "sam_step",
+        title,
+        hint,
+        positions | {"x": x, "y": y},
+        surface=packed,
+        radii=radii.tolist(),
+        rates=rates.tolist(),
+        xlabel=xlabel,
+        ylabel=ylabel,
+        unit=unit,
+    )
+
+
+# ------------------------------------------------------------------------ rescaling
+
+
+def rescaling(
+    plane,
+    alphas,
+    measures,
+    *,
+    radius=None,
+    title="The same function, stretched",
+    hint="Move α: one layer is multiplied by it, the next is divided by it.",
+    xlabel="first layer",
+    ylabel="second layer",
+    unit="nats",
+):
+    """Rescaling of layers: the surface stretches, measures move, the function does not.
+
+    The first direction of the plane must move the weights of the layer that is
+    multiplied by alpha and nothing else, the second those of the layer that is divided.
+    Then the surface around the rescaled weights is the measured one, stretched, and is
+    drawn as far as it was measured.
+
+    Args:
+        plane: a ``Plane`` of one network, or alphas (A,), betas (B,), losses (A, B).
+        alphas: (a,) rising positive factors that include 1.
+        measures: dict from name to (a,) or (a, members) positive values at every alpha;
+            members are averaged after division by their value at alpha = 1.
+        radius: of the circle around the weights; by default a quarter of the plane's
+            half width.
+        title: a line above the explorer.
+        hint: what to do.
+        xlabel: name of the first direction.
+        ylabel: name of the second direction.
+        unit: of the loss.
+
+    Returns:
+        A widget, or None (with a warning) where anywidget is not installed.
+
+    Raises:
+        ValueError: shapes or coordinates are wrong, alphas do not include 1, or values
+            are not positive.
+    """
+    packed = _pack_surface("the plane", plane)
+    x, y, losses = (_unpack(packed[key]) for key in packed)
+    _check_positive("the losses", losses)
+    alphas = _numbers("alphas", alphas, 1)
+    one = np.flatnonzero(np.isclose(alphas, 1))
+    if alphas[0] <= 0 or (np.diff(alphas) <= 0).any() or not len(one):
+        raise ValueError(f"alphas must be positive, rise and include 1, got {alphas}")
+    if not measures:
+        raise ValueError("rescaling needs at least one measure")
+    rows = []
+    for name, values in measures.items():
+        values = _numbers(name, values)
+        if values.ndim not in (1, 2) or len(values) != len(alphas):
+            raise ValueError(
+                f"{name} has shape {values.shape}, expected ({len(alphas)},) or "
+                f"({len(alphas)}, members)"
+            )
+        _check_positive(name, values)
+        relative = values / values[one[0]]
+        if relative.ndim == 2:
+            relative = relative.mean(-1)
+        rows.append({"name": name, "values": _pack(relative)})
+    if radius is None:
+        radius = min(x[-1] - x[0], y[-1] - y[0]) / 8
+    if not 0 < radius < np.inf:
+        raise ValueError(f"radius must be positive, got {radius}")
+    return _explorer(
+        "rescaling",
+        title,
+        hint,
+        {"alpha": int(one[0])},
+        surface=packed,
+        alphas=_pack(alphas, "f8"),
+        measures=rows,
+        radius=float(radius),
+        xlabel=xlabel,
+        ylabel=ylabel,
+        unit=unit,
+    )
+
+
+# ---------------------------------------------------------------- information_plane
+
+
+def information_plane(
+    epochs,
+    planes,
+    *,
+    choices=(),
+    layers=None,
+    limits=None,
+    title="The information plane",
+    hint="Play, or move through the epochs; crosses are 95 % intervals over members.",
+):
+    """Layers in the information plane over the epochs.
+
+    Args:
+        epochs: (snapshots,) rising, when the snapshots were taken.
+        planes: an ``Information``, or a pair of I(X;T) and I(T;Y), in bits, of shape
+            (snapshots, layers) or (snapshots, members, layers); or a dict of such, from
+            a tuple with one option for each of ``choices``. Members become mean and
+            95 % interval. All combinations of options must be there.
+        choices: names of what can be chosen, such as ("activation", "bins").
+        layers: names; by default "layer 1" and so on.
+        limits: (H(X), H(Y)) in bits, the ends of the axes; by default the largest
+            values.
+        title: a line above the explorer.
+        hint: what to do.
+
+    Returns:
+        A widget, or None (with a warning) where anywidget is not installed.
+
+    Raises:
+        ValueError: shapes differ, epochs do not rise, or a combination is missing.
+    """
+    epochs = _numbers("epochs", epochs, 1)
+    if (np.diff(epochs) <= 0).any() or len(epochs) < 2 or epochs[0] < 0:
+        raise ValueError(f"epochs must be two or more that rise, got {epochs}")
+    if not isinstance(planes, Mapping):
+        planes, choices = {(): planes}, ()
+    keys = [key if isinstance(key, tuple) else (key,) for key in planes]
+    if not keys or any(len(key) != len(choices) for key in keys):
+        raise ValueError(f"the keys {keys} do not fit the choices {choices}")
+    options = [list(dict.fromkeys(key[i] for key in keys)) for i in range(len(choices))]
+    given = dict(zip(keys, planes.values(), strict=True))
+    packed, ends = [], []
+    for key in _product(options):
+        if key not in given:
+            raise ValueError(f"there is no plane for {key}")
+        plane = given[key]
+        xt, ty = (plane.xt, plane.ty) if hasattr(plane, "xt") else plane
+        xt, ty = _numbers("I(X;T)", xt), _numbers("I(T;Y)", ty)
+        if xt.shape != ty.shape or xt.ndim not in (2, 3) or len(xt) != len(epochs):
+            raise ValueError(
+                f"I(X;T) and I(T;Y) of {key} have shapes {xt.shape} and {ty.shape}, "
+                f"expected ({len(epochs)}, layers) or ({len(epochs)}, members, layers)"
+            )
+        layers = layers or [f"layer {i + 1}" for i in range(xt.shape[-1])]
+        if len(layers) != xt.shape[-1]:
+            raise ValueError(f"{len(layers)} names for {xt.shape[-1]} layers")
+        ends.append((xt.max(), ty.max()))
+        one = {"xt_half": None, "ty_half": None}
+        for name, values in (("xt", xt), ("ty", ty)):
+            if values.ndim == 3:
+                found = mean_interval(np.moveaxis(values, 1, -1))
+                values = found.mean
+                if found.n > 1:
+                    one[f"{name}_half"] = _pack_rounded(found.half_width)
+            one[name] = _pack_rounded(values)
+        packed.append(one)
+    if limits is None:
+        limits = np.max(ends, 0)
+    positions = {f"choice{i}": 0 for i in range(len(choices))}
+    return _explorer(
+        "information_plane",
+        title,
+        hint,
+        positions | {"epoch": len(epochs) - 1, "trails": True},
+        epochs=_pack(epochs),
+        planes=packed,
+        choices=[
+            {"label": label, "options": [_text(o) for o in found]}
+            for label, found in zip(choices, options, strict=True)
+        ],
+        layers=list(layers),
+        limits=[float(v) for v in limits],
+    )
+
+
+def _product(options):
+    """All tuples with one of each, the last running fastest."""
+    found = [()]
+    for some in options:
+        found = [(*key, option) for key in found for option in some]
+    return found
+
+
+# -------------------------------------------------------------------------- scatter
+
+
+def scatter(
+    measures,
+    gaps,
+    axes,
+    *,
+    ylabel="generalization gap",
+    title="Which measure ranks the networks?",
+    hint="Choose a measure, and the setting that gives the colour.",
+):
+    """Many networks: any measure against the gap, with Kendall's rank correlation.
+
+    Beside tau-b over all networks stands its mean over groups of networks that agree in
+    the chosen setting; groups in which all are tied are left out.
+
+    Args:
+        measures: dict from name to (networks,) values.
+        gaps: (networks,) what the measures should rank.
+        axes: dict from name of a setting to (networks,) numbers or strings, at most 14
+            different ones each.
+        ylabel: what ``gaps`` are, with their unit.
+        title: a line above the explorer.
+        hint: what to do.
+
+    Returns:
+        A widget, or None (with a warning) where anywidget is not installed.
+
+    Raises:
+        ValueError: there is no measure or setting, or one has another length, holds NaN
+            or infinite values, or too many different ones.
+    """
+    gaps = _numbers("gaps", gaps, 1)
+    if not measures or not axes or len(gaps) < 2:
+        raise ValueError("scatter needs a measure, a setting and at least two networks")
+    packed, settings = [], []
+    for name, values in measures.items():
+        values = _numbers(name, values, 1)
+        if values.shape != gaps.shape:
+            raise ValueError(f"{name} has {len(values)} values, expected {len(gaps)}")
+        packed.append({"name": name, "values": _pack(values, "f8")})
+    for name, values in axes.items():
+        values = values.tolist() if hasattr(values, "tolist") else list(values)
+        different = sorted(set(values))
+        if len(values) != len(gaps) or len(different) > 14:
+            raise ValueError(
+                f"{name} has {len(values)} values, {len(different)} different ones; "
+                f"expected {len(gaps)} and at most 14"
+            )
+        groups = [different.index(v) for v in values]
+        texts = [_text(v) for v in different]
+        settings.append({"name": name, "groups": groups, "texts": texts})
+    return _explorer(
+        "scatter",
+        title,
+        hint,
+        {"measure": 0, "axis": 0},
+        measures=packed,
+        gaps=_pack(gaps, "f8"),
+        axes=settings,
+        ylabel=ylabel,
     )

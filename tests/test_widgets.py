@@ -9,6 +9,7 @@ import torch
 
 import flatlab as fl
 from flatlab import widgets
+from flatlab.information import Information
 from flatlab.intervals import mean_interval
 
 RATES = [0.0, 0.5, 1.0]
@@ -188,3 +189,155 @@ def test_the_saved_state_is_small():
     code = len(json.dumps([widget._esm, widget._css]))
     assert code < 45_000
     assert repr(widget) == "<explorer explore: Title>"
+
+
+def test_the_bound_starts_at_the_numbers_given():
+    losses = np.linspace(0.1, 0.9, 12).reshape(6, 2)
+    widget = fl.widgets.bound_terms(
+        np.geomspace(0.01, 1, 6), losses, norm=10, n=1000, k=5000
+    )
+    data = widget.data
+    assert np.allclose(unpacked(data["losses"]), losses.mean(1))
+    assert widget.values["n"] == data["below_n"] == 20
+    assert (data["norm"], data["n"], data["k"], data["delta"]) == (10, 1000, 5000, 0.05)
+    few = fl.widgets.bound_terms([0.1, 1], [0, 1], norm=1, n=10, k=1).data["below_n"]
+    assert 10 * 10 ** (-few / 10) > 1  # the formula needs more than one example
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (dict(radii=[0.1]), "rise"),
+        (dict(radii=[0.2, 0.1]), "rise"),
+        (dict(radii=[0, 0.1]), "positive"),
+        (dict(worst_losses=[0.1, 1.2]), r"\[0, 1\]"),
+        (dict(worst_losses=[0.1, 0.2, 0.3]), r"\[0, 1\]"),
+        (dict(n=5), "n >= 10"),
+        (dict(norm=-1), "norm >= 0"),
+        (dict(delta=1), "delta"),
+    ],
+)
+def test_bound_terms_refuses(change, word):
+    given = dict(radii=[0.1, 1], worst_losses=[0.1, 0.5], norm=1, n=100, k=50)
+    with pytest.raises(ValueError, match=word):
+        fl.widgets.bound_terms(**given | change)
+
+
+@pytest.mark.parametrize("change", [{"product": 0}, {"reach": 1}, {"target": np.nan}])
+def test_asam_picture_refuses(change):
+    with pytest.raises(ValueError, match="expected a positive product"):
+        fl.widgets.asam_picture(**change)
+
+
+def test_sam_step_chooses_radii_and_rates_that_are_seen():
+    widget = fl.widgets.sam_step(grid(9), start=(-0.5, 0.25))
+    radii, rates = widget.data["radii"], widget.data["rates"]
+    assert 0 < radii[0] < radii[-1] == 0.5 and 0 < rates[0] < rates[-1]
+    assert (widget.values["x"], widget.values["y"]) == (-0.5, 0.25)
+    own = fl.widgets.sam_step(grid(9), radii=[0.1, 0.2], rates=[0.5])
+    assert own.data["radii"] == [0.1, 0.2] and own.data["rates"] == [0.5]
+    with pytest.raises(ValueError, match="rates must be positive"):
+        fl.widgets.sam_step(grid(9), rates=[0.0])
+    with pytest.raises(ValueError, match="losses must be positive"):
+        fl.widgets.sam_step((*grid()[:2], grid()[2] - 2))
+
+
+ALPHAS = [0.5, 1.0, 2.0]
+
+
+def test_measures_are_relative_to_the_original_network():
+    members = np.array([[2.0, 3.0], [1.0, 1.0], [4.0, 6.0]])
+    measures = {"a": [1, 2, 4], "b": members}
+    widget = fl.widgets.rescaling(grid(), ALPHAS, measures)
+    a, b = (unpacked(m["values"]) for m in widget.data["measures"])
+    assert a.tolist() == [0.5, 1, 2] and b.tolist() == [2.5, 1, 5]
+    assert widget.values == {"alpha": 1} and widget.data["radius"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (dict(alphas=[0.5, 2.0, 3.0]), "include 1"),
+        (dict(alphas=[2.0, 1.0, 0.5]), "rise"),
+        (dict(measures={}), "at least one"),
+        (dict(measures={"a": [1, 2]}), "expected"),
+        (dict(measures={"a": [1, -2, 3]}), "positive"),
+        (dict(radius=0), "radius"),
+    ],
+)
+def test_rescaling_refuses(change, word):
+    given = dict(plane=grid(), alphas=ALPHAS, measures={"a": [1, 2, 3]})
+    with pytest.raises(ValueError, match=word):
+        fl.widgets.rescaling(**given | change)
+
+
+def test_planes_are_ordered_by_their_choices():
+    random = np.random.default_rng(0)
+    planes = {
+        (f, b): (random.random((3, 4, 2)), random.random((3, 4, 2)))
+        for b in (30, 100)
+        for f in ("tanh", "relu")
+    }
+    widget = fl.widgets.information_plane(
+        [0, 1, 5], planes, choices=("activation", "bins"), limits=(12, 1)
+    )
+    assert [c["options"] for c in widget.data["choices"]] == [
+        ["tanh", "relu"],
+        ["30", "100"],
+    ]
+    second = widget.data["planes"][1]  # tanh, 100
+    found = mean_interval(np.moveaxis(planes["tanh", 100][1], 1, -1))
+    assert np.allclose(unpacked(second["ty"]), found.mean, atol=1e-4)
+    assert np.allclose(unpacked(second["ty_half"]), found.half_width, atol=1e-4)
+    single = Information(torch.rand(3, 2), torch.rand(3, 2))
+    alone = fl.widgets.information_plane([0, 1, 5], single, layers=["a", "b"])
+    assert alone.data["planes"][0]["xt_half"] is None
+    assert alone.data["limits"] == pytest.approx(
+        [single.xt.max().item(), single.ty.max().item()]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (dict(epochs=[0, 0, 1]), "rise"),
+        (dict(layers=["one"]), "names for 2 layers"),
+        (dict(choices=("bins",)), "do not fit"),
+        (dict(planes={(1,): None, (2, 3): None}, choices=("a",)), "do not fit"),
+        (dict(planes=(np.ones((3, 2)), np.ones((3, 3)))), "have shapes"),
+    ],
+)
+def test_information_plane_refuses(change, word):
+    given = dict(epochs=[0, 1, 2], planes={(): (np.ones((3, 2)), np.ones((3, 2)))})
+    with pytest.raises(ValueError, match=word):
+        fl.widgets.information_plane(**given | change)
+
+
+def test_a_missing_combination_is_named():
+    plane = np.ones((3, 2)), np.ones((3, 2))
+    planes = {("a", 1): plane, ("b", 2): plane}
+    with pytest.raises(ValueError, match=r"no plane for \('a', 2\)"):
+        fl.widgets.information_plane([0, 1, 2], planes, choices=("x", "y"))
+
+
+def test_settings_become_groups():
+    axes = {"depth": np.array([3, 2, 3, 2]), "kind": ["b", "a", "b", "c"]}
+    widget = fl.widgets.scatter({"norm": torch.rand(4)}, np.arange(4), axes)
+    depth, kind = widget.data["axes"]
+    assert depth == {"name": "depth", "groups": [1, 0, 1, 0], "texts": ["2", "3"]}
+    assert kind["groups"] == [1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (dict(measures={}), "needs a measure"),
+        (dict(measures={"a": [1, 2]}), "has 2 values"),
+        (dict(measures={"a": [1, np.nan, 2]}), "finite"),
+        (dict(axes={"b": [1, 2]}), "at most 14"),
+    ],
+)
+def test_scatter_refuses(change, word):
+    given = dict(measures={"a": [1, 2, 3]}, gaps=[1, 2, 3], axes={"b": [1, 1, 2]})
+    with pytest.raises(ValueError, match=word):
+        fl.widgets.scatter(**given | change)

@@ -67,7 +67,8 @@ function extent(arrays, low = Infinity, high = -Infinity) {
 
 const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+// A Greek letter stays small at the start of a sentence.
+const sentence = (text) => text.replace(/^[a-z]/, (letter) => letter.toUpperCase());
 
 // A number as text: three digits, no more than it needs.
 function short(v, digits = 3) {
@@ -97,7 +98,7 @@ function ticks(low, high, count) {
 
 function logTicks(low, high, count) {
   const decades = Math.log10(high / low);
-  const factors = decades < 1.2 ? [1, 2, 5] : [1];
+  const factors = decades < 2.1 ? [1, 2, 5] : [1];
   const every = Math.max(1, Math.ceil(decades / count));
   const found = [];
   for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high) + 1e-6; e += 1)
@@ -291,7 +292,7 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
   let drawn = []; // marks since the last start
   let axes = ""; // what the frame shows
   let entries = ""; // what the legend shows
-  let painted = null; // what the canvas shows
+  let shown = null; // what the canvas shows
   let scale = {};
   const inner = () => ({
     left: MARGIN.left,
@@ -384,8 +385,13 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
       const children = title ? [svg("title", {}, title)] : [];
       drawn.push(svg("circle", { class: `${name} fx-c${look % 7}`, ...at }, ...children));
     },
-    text(px, py, words, { dx = 6, dy = -6, anchor = "start" } = {}) {
-      const at = { x: scale.x.to(px) + dx, y: scale.y.to(py) + dy, "text-anchor": anchor };
+    // Words beside a point, on its left where the right edge is near.
+    text(px, py, words, { dx = 6, dy = -6 } = {}) {
+      const p = scale.x.to(px);
+      const left = p + dx + 7 * words.length > inner().right;
+      const at = {
+        x: left ? p - dx : p + dx, y: scale.y.to(py) + dy, "text-anchor": left ? "end" : "start",
+      };
       drawn.push(svg("text", { class: "fx-note", ...at }, words));
     },
     rule({ x = null, y = null, name = "fx-rule" }) {
@@ -401,8 +407,8 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
     heat(key, colourAt) {
       const { left, right, top, bottom } = inner();
       const now = `${key} ${axes}`;
-      if (now === painted) return;
-      painted = now;
+      if (now === shown) return;
+      shown = now;
       const [w, h] = [120, 120];
       Object.assign(canvas, { width: w, height: h });
       Object.assign(canvas.style, {
@@ -417,7 +423,9 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
         const yy = scale.y.from(top + ((row + 0.5) / h) * (bottom - top));
         for (let column = 0; column < w; column += 1, i += 4) {
           const xx = scale.x.from(left + ((column + 0.5) / w) * (right - left));
-          const [r, g, b] = colourAt(xx, yy);
+          const painted = colourAt(xx, yy);
+          if (!painted) continue; // nothing was measured here
+          const [r, g, b] = painted;
           pixels.data[i] = r;
           pixels.data[i + 1] = g;
           pixels.data[i + 2] = b;

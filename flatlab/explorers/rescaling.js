@@ -1,0 +1,71 @@
+// One function, written with larger weights in one layer and smaller ones in the next.
+
+// The surface around the rescaled weights is the measured one, stretched: a step x in
+// the first layer counts as x / alpha, a step y in the second as alpha y. What was not
+// measured is not there.
+function stretched(s, alpha, x, y) {
+  const [px, py] = [x / alpha, y * alpha];
+  const { domain } = s;
+  const out = px < domain.x[0] || px > domain.x[1] || py < domain.y[0] || py > domain.y[1];
+  return out ? NaN : bilinear(s, px, py);
+}
+
+function build(view) {
+  const s = surface(view.data.surface);
+  const { xlabel, ylabel, unit, radius } = view.data;
+  const alphas = unpack(view.data.alphas).values;
+  const measures = view.data.measures.map(({ name, values }) => ({ name, values: unpack(values).values }));
+  const [low, high] = extent([s.values]);
+  const floor = Math.max(low, high * 1e-4);
+  const share = (v) => Math.log(Math.max(v, floor) / floor) / Math.log(high / floor);
+  const levels = logTicks(floor, high, 99).flatMap((v) => [v, 2 * v, 5 * v]).filter((v) => v < high);
+  slider(view, "alpha", { label: "α", count: alphas.length, text: (i) => short(alphas[i]) });
+  const map = panel(view, { x: xlabel, y: ylabel, square: true, grid: false });
+  const graph = panel(view, { x: "α", y: "measure, relative to α = 1" });
+  graph.names(measures.map(({ name }, look) => [look, name]));
+  const at = (i, j) => s.values[i * s.y.length + j];
+
+  return () => {
+    const alpha = alphas[view.values.alpha];
+    map.start(s.domain);
+    const { x, y } = map.scale;
+    map.heat(`${alpha}`, (a, b) => {
+      const loss = stretched(s, alpha, a, b);
+      return Number.isNaN(loss) ? null : colour(share(loss));
+    });
+    for (const level of levels)
+      map.path(contour(s.x, s.y, at, level, (p) => x.to(p * alpha), (p) => y.to(p / alpha)), "fx-thin fx-over");
+    const [cx, cy] = [x.to(0), y.to(0)];
+    const [rx, ry] = [x.to(radius) - cx, cy - y.to(radius)];
+    map.path(`M${cx - rx} ${cy}a${rx} ${ry} 0 1 0 ${2 * rx} 0a${rx} ${ry} 0 1 0 ${-2 * rx} 0`, "fx-halo");
+    map.path(`M${cx - rx} ${cy}a${rx} ${ry} 0 1 0 ${2 * rx} 0a${rx} ${ry} 0 1 0 ${-2 * rx} 0`, "fx-set", 1);
+    let worst = -Infinity;
+    for (let i = 0; i < 360; i += 1) {
+      const t = (Math.PI * i) / 180;
+      const loss = stretched(s, alpha, radius * Math.cos(t), radius * Math.sin(t));
+      if (loss > worst) worst = loss;
+    }
+    const centre = bilinear(s, 0, 0);
+    map.dot(0, 0, { look: 1, size: 5 });
+    map.finish(`The loss around the weights rescaled by ${short(alpha)}: the same surface, ${short(alpha)} times as wide in the first layer and as narrow in the second. Within ${short(radius)} it rises to ${short(worst)} ${unit}.`);
+
+    const [a, b] = extent(measures.map((m) => m.values));
+    const ends = [Math.min(a, 0.5) / 1.2, Math.max(b, 2) * 1.2];
+    graph.start({ x: [alphas[0], alphas[alphas.length - 1]], y: ends, logX: true, logY: true });
+    graph.rule({ x: alpha, name: "fx-now" });
+    const said = measures.map(({ name, values }, look) => {
+      graph.line(alphas, values, { look });
+      const now = values[view.values.alpha];
+      graph.dot(alpha, now, { look, size: 5 });
+      return `${name} × ${short(now)}`;
+    });
+    graph.finish(`Measures over α, relative to their values at α = 1. Here: ${said.join(", ")}.`);
+    view.say(
+      `α ${short(alpha)}: at the centre the loss is ${short(centre)} ${unit} as before; ` +
+        `within ${short(radius)}, where the plane was measured, it rises to ${short(worst)}. ${sentence(said.join(", "))}.`,
+    );
+  };
+}
+
+export default { render: (context) => explorer(context, build) };
+export { stretched };

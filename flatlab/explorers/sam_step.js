@@ -1,0 +1,141 @@
+// SAM's two steps, up and then down, on a measured surface.
+
+// Weights of the four neighbours in cubic interpolation (Catmull and Rom), and slopes.
+function cubic(u) {
+  return [
+    [-0.5 * u + u ** 2 - 0.5 * u ** 3, -0.5 + 2 * u - 1.5 * u ** 2],
+    [1 - 2.5 * u ** 2 + 1.5 * u ** 3, -5 * u + 4.5 * u ** 2],
+    [0.5 * u + 2 * u ** 2 - 1.5 * u ** 3, 0.5 + 4 * u - 4.5 * u ** 2],
+    [-0.5 * u ** 2 + 0.5 * u ** 3, -u + 1.5 * u ** 2],
+  ];
+}
+
+// Loss and gradient between the measured points. Beyond the border the surface goes on
+// straight, which the outermost cells need as their neighbours.
+function smooth({ x, y, values }, px, py) {
+  const n = y.length;
+  const [i, u] = cell(x, px);
+  const [j, v] = cell(y, py);
+  const beyond = (k, last, f) =>
+    k < 0 ? 2 * f(0) - f(1) : k > last ? 2 * f(last) - f(last - 1) : f(k);
+  const at = (a, b) =>
+    beyond(a, x.length - 1, (p) => beyond(b, n - 1, (q) => values[p * n + q]));
+  const [cu, cv] = [cubic(u), cubic(v)];
+  let [loss, gx, gy] = [0, 0, 0];
+  for (let a = 0; a < 4; a += 1)
+    for (let b = 0; b < 4; b += 1) {
+      const f = at(i + a - 1, j + b - 1);
+      loss += cu[a][0] * cv[b][0] * f;
+      gx += cu[a][1] * cv[b][0] * f;
+      gy += cu[a][0] * cv[b][1] * f;
+    }
+  return { loss, gradient: [gx / (x[1] - x[0]), gy / (y[1] - y[0])] };
+}
+
+// One step from p: up to the border of the ball (SAM), gradient there, down from p.
+function samStep(s, [px, py], rho, rate) {
+  const here = smooth(s, px, py);
+  const [gx, gy] = here.gradient;
+  const length = Math.hypot(gx, gy);
+  const up = length > 0 ? [px + (rho * gx) / length, py + (rho * gy) / length] : [px, py];
+  const there = smooth(s, ...up);
+  const down = (g) => [px - rate * g[0], py - rate * g[1]];
+  return { here, up, there, plain: down(here.gradient), sam: down(there.gradient) };
+}
+
+const WALK = 30;
+
+function build(view) {
+  const s = surface(view.data.surface);
+  const { domain } = s;
+  const { xlabel, ylabel, unit, radii, rates } = view.data;
+  const [low, high] = extent([s.values]);
+  const floor = Math.max(low, high * 1e-4);
+  const share = (v) => Math.log(Math.max(v, floor) / floor) / Math.log(high / floor);
+  const levels = logTicks(floor, high, 99).flatMap((v) => [v, 2 * v, 5 * v]).filter((v) => v < high);
+  slider(view, "rho", { label: "ρ", count: radii.length, text: (i) => short(radii[i]) });
+  slider(view, "rate", { label: "learning rate", count: rates.length, text: (i) => short(rates[i]) });
+  toggle(view, "walk", { label: `go on for ${WALK} steps` });
+  const map = panel(view, { x: xlabel, y: ylabel, square: true, grid: false });
+  const graph = panel(view, { x: "step", y: `loss, ${unit}` });
+  map.names([[4, "up"], [1, "down, plain gradient"], [0, "down, SAM"]]);
+  graph.names([[1, "plain gradient"], [0, "SAM"]]);
+  const knob = map.knob({ label: "Weights", move: (x, y) => view.set({ x, y }) });
+  const inside = ([x, y]) =>
+    x >= domain.x[0] && x <= domain.x[1] && y >= domain.y[0] && y <= domain.y[1];
+  let lines = null;
+
+  function arrow(from, to, look) {
+    const [ax, ay] = [map.scale.x.to(from[0]), map.scale.y.to(from[1])];
+    const [bx, by] = [map.scale.x.to(to[0]), map.scale.y.to(to[1])];
+    const long = Math.hypot(bx - ax, by - ay);
+    let d = `M${ax} ${ay}L${bx} ${by}`;
+    if (long > 4) {
+      const [ux, uy] = [((bx - ax) / long) * 9, ((by - ay) / long) * 9];
+      d += `M${bx - ux - uy / 2} ${by - uy + ux / 2}L${bx} ${by}L${bx - ux + uy / 2} ${by - uy - ux / 2}`;
+    }
+    map.path(d, "fx-halo");
+    map.path(d, "fx-set", look);
+  }
+
+  return () => {
+    const w = [clamp(view.values.x, ...domain.x), clamp(view.values.y, ...domain.y)];
+    const rho = radii[view.values.rho];
+    const rate = rates[view.values.rate];
+    map.start(domain);
+    const { x, y } = map.scale;
+    map.heat("s", (a, b) => colour(share(bilinear(s, a, b))));
+    if (lines?.width !== x.to(domain.x[1])) {
+      const at = (i, j) => s.values[i * s.y.length + j];
+      lines = { width: x.to(domain.x[1]), paths: levels.map((v) => contour(s.x, s.y, at, v, x.to, y.to)) };
+    }
+    for (const d of lines.paths) map.path(d, "fx-thin fx-over");
+
+    // Both ways from here, until they leave what was measured.
+    const ways = ["plain", "sam"].map((kind) => {
+      const path = [w];
+      while (path.length <= (view.values.walk ? WALK : 1)) {
+        const next = samStep(s, path[path.length - 1], rho, rate)[kind];
+        if (!inside(next)) break;
+        path.push(next);
+      }
+      return path;
+    });
+    const one = samStep(s, w, rho, rate);
+    const [cx, cy] = [x.to(w[0]), y.to(w[1])];
+    const [rx, ry] = [x.to(rho) - x.to(0), y.to(0) - y.to(rho)];
+    map.path(`M${cx - rx} ${cy}a${rx} ${ry} 0 1 0 ${2 * rx} 0a${rx} ${ry} 0 1 0 ${-2 * rx} 0`, "fx-thin fx-over");
+    ways.forEach((path, i) => {
+      const [xs, ys] = [0, 1].map((axis) => path.map((p) => p[axis]));
+      map.line(xs, ys, { name: "fx-halo", dash: "" });
+      map.line(xs, ys, { look: 1 - i });
+    });
+    arrow(w, one.up, 4);
+    arrow(w, one.plain, 1);
+    arrow(w, one.sam, 0);
+    const where = `(${short(w[0], 2)}, ${short(w[1], 2)})`;
+    const loss = short(one.here.loss);
+    knob.put(w[0], w[1], `${where}, loss ${loss} ${unit}`);
+    map.finish(`A measured loss surface with the weights at ${where}, a step of length ${short(rho)} up, and two steps down from the weights: along the plain gradient and along SAM's.`);
+
+    const losses = ways.map((path) => path.map((p) => smooth(s, ...p).loss));
+    const steps = view.values.walk ? WALK : 1;
+    const top = Math.max(one.there.loss, ...losses.flat());
+    graph.start({ x: [0, steps], y: [0, 1.08 * top], ticksX: steps === 1 ? [0, 1] : null });
+    losses.forEach((values, i) => {
+      graph.line(values.map((_, t) => t), values, { look: 1 - i });
+      graph.dot(values.length - 1, values[values.length - 1], { look: 1 - i, size: 5 });
+    });
+    graph.dot(0, one.there.loss, { look: 4, size: 5 });
+    graph.text(0, one.there.loss, "at the top of the step up");
+    const ends = losses.map((values) => short(values[values.length - 1]));
+    graph.finish(`Loss over the steps: from ${loss} to ${ends[0]} along the plain gradient and ${ends[1]} with SAM.`);
+    view.say(
+      `At ${where} the loss is ${loss} ${unit}, and ${short(one.there.loss)} after the step up. ` +
+        `After ${ways[0].length - 1} plain steps down it is ${ends[0]}, after ${ways[1].length - 1} of SAM ${ends[1]}.`,
+    );
+  };
+}
+
+export default { render: (context) => explorer(context, build) };
+export { smooth, samStep };
