@@ -49,7 +49,14 @@ function build(view) {
   const grid = Float64Array.from({ length: 61 }, (_, i) => (end * i) / 60);
   const top = lossOf(end, end, target);
   const levels = [0.05, 0.2, 0.5, 1, 2, 5, 10, 20, 50].filter((v) => v < top);
-  let lines = null; // contours, and the width they were made for
+  // The same function on a grid, for the contours.
+  const f = {
+    x: grid, y: grid,
+    values: Float64Array.from({ length: 61 * 61 }, (_, i) =>
+      lossOf(grid[Math.floor(i / 61)], grid[i % 61], target),
+    ),
+  };
+  const contours = contourLines(map, levels);
 
   return () => {
     const s = view.values.place;
@@ -58,23 +65,16 @@ function build(view) {
     const now = lossOf(...w, target);
     const domain = { x: [0, end], y: [0, end] };
     map.start(domain);
-    const { x, y } = map.scale;
     map.heat("f", (a, b) => colour(Math.log1p(8 * lossOf(a, b, target)) / Math.log1p(8 * top)));
-    if (lines?.width !== x.to(end)) {
-      const value = (i, j) => lossOf(grid[i], grid[j], target);
-      lines = { width: x.to(end), paths: levels.map((v) => contour(grid, grid, value, v, x.to, y.to)) };
-    }
-    for (const d of lines.paths) map.path(d, "fx-thin fx-over");
+    for (const d of contours(f)) map.path(d, "fx-thin fx-over");
     const along = Array.from(places, weights);
     map.line(along.map((p) => p[0]), along.map((p) => p[1]), { name: "fx-line fx-white", dash: "2 4" });
     const worst = [false, true].map((adaptive, i) => worstCase(w, rho[i], target, adaptive));
     for (const [i, look] of [[0, 1], [1, 0]]) {
       const [a, b] = i ? [rho[i] * w[0], rho[i] * w[1]] : [rho[i], rho[i]];
-      const [px, py] = [x.to(w[0]), y.to(w[1])];
-      const [rx, ry] = [x.to(a) - x.to(0), y.to(0) - y.to(b)];
-      const d = `M${px - rx} ${py}a${rx} ${ry} 0 1 0 ${2 * rx} 0a${rx} ${ry} 0 1 0 ${-2 * rx} 0`;
+      const d = map.ellipse(...w, a, b);
       map.path(d, "fx-halo");
-      map.path(d, i ? "fx-set fx-dashless" : "fx-set", look);
+      map.path(d, "fx-set", look, DASHES[look]);
       const [e1, e2] = worst[i].epsilon;
       map.dot(w[0] + e1, w[1] + e2, { look, size: 6 });
     }

@@ -4,11 +4,7 @@ function build(view) {
   const { networks, directions, xlabel, ylabel, unit, points } = view.data;
   const surfaces = view.data.surfaces.map((row) => row.map(surface));
   const all = surfaces.flat();
-  const [low, high] = extent(all.map((s) => s.values));
-  // Colours and levels are the same for all surfaces, so that they can be compared.
-  const floor = Math.max(low, high * 1e-4);
-  const share = (v) => Math.log(Math.max(v, floor) / floor) / Math.log(high / floor);
-  const levels = logTicks(floor, high, 99).flatMap((v) => [v, 2 * v, 5 * v]).filter((v) => v < high);
+  const { low, high, floor, levels, legend, ...height } = heights(all, unit);
 
   if (networks.length > 1) choice(view, "network", { label: view.data.label, options: networks });
   if (directions.length > 1)
@@ -17,9 +13,6 @@ function build(view) {
 
   const map = panel(view, { x: xlabel, y: ylabel, square: true, grid: false });
   const cut = panel(view, { x: "distance from the point", y: `loss along the line, ${unit}` });
-  const legend = html("div", { class: "fx-scale", "aria-hidden": "true" });
-  const gradient = STOPS.map((c) => `rgb(${c})`).join(",");
-  legend.append(short(floor, 2), html("span", { style: `background:linear-gradient(90deg,${gradient})` }), short(high, 2), ` ${unit}`);
   map.figure.append(legend);
 
   const knob = map.knob({
@@ -27,15 +20,7 @@ function build(view) {
     move: (x, y) => view.set({ x, y }),
   });
 
-  const known = new Map(); // contours of a surface at a width: a drag needs none anew
-  function contours(s) {
-    const { to } = map.scale.x;
-    const key = `${all.indexOf(s)} ${to(1)} ${to(0)}`;
-    const at = (i, j) => s.values[i * s.y.length + j];
-    if (!known.has(key))
-      known.set(key, levels.map((v) => contour(s.x, s.y, at, v, to, map.scale.y.to)));
-    return known.get(key);
-  }
+  const contours = contourLines(map, levels);
 
   return () => {
     const { network, directions: d, angle } = view.values;
@@ -46,7 +31,7 @@ function build(view) {
     const loss = (px, py) => bilinear(s, px, py);
 
     map.start(domain);
-    map.heat(`${network} ${d}`, (px, py) => colour(share(loss(px, py))));
+    map.heat(`${network} ${d}`, (px, py) => height.colour(loss(px, py)));
     for (const d of contours(s)) map.path(d, "fx-thin fx-over");
     // The line through the point, as far as the surface was measured.
     const [c, e] = [Math.cos, Math.sin].map((f) => f(((5 * angle - 90) * Math.PI) / 180));

@@ -15,14 +15,12 @@ function build(view) {
   const { xlabel, ylabel, unit, radius } = view.data;
   const alphas = unpack(view.data.alphas).values;
   const measures = view.data.measures.map(({ name, values }) => ({ name, values: unpack(values).values }));
-  const [low, high] = extent([s.values]);
-  const floor = Math.max(low, high * 1e-4);
-  const share = (v) => Math.log(Math.max(v, floor) / floor) / Math.log(high / floor);
-  const levels = logTicks(floor, high, 99).flatMap((v) => [v, 2 * v, 5 * v]).filter((v) => v < high);
+  const { levels, legend, ...height } = heights([s], unit);
   slider(view, "alpha", { label: "α", count: alphas.length, text: (i) => short(alphas[i]) });
   const map = panel(view, { x: xlabel, y: ylabel, square: true, grid: false });
   const graph = panel(view, { x: "α", y: "measure, relative to α = 1" });
   graph.names(measures.map(({ name }, look) => [look, name]));
+  map.figure.append(legend);
   const at = (i, j) => s.values[i * s.y.length + j];
 
   return () => {
@@ -31,14 +29,13 @@ function build(view) {
     const { x, y } = map.scale;
     map.heat(`${alpha}`, (a, b) => {
       const loss = stretched(s, alpha, a, b);
-      return Number.isNaN(loss) ? null : colour(share(loss));
+      return Number.isNaN(loss) ? null : height.colour(loss);
     });
     for (const level of levels)
       map.path(contour(s.x, s.y, at, level, (p) => x.to(p * alpha), (p) => y.to(p / alpha)), "fx-thin fx-over");
-    const [cx, cy] = [x.to(0), y.to(0)];
-    const [rx, ry] = [x.to(radius) - cx, cy - y.to(radius)];
-    map.path(`M${cx - rx} ${cy}a${rx} ${ry} 0 1 0 ${2 * rx} 0a${rx} ${ry} 0 1 0 ${-2 * rx} 0`, "fx-halo");
-    map.path(`M${cx - rx} ${cy}a${rx} ${ry} 0 1 0 ${2 * rx} 0a${rx} ${ry} 0 1 0 ${-2 * rx} 0`, "fx-set", 1);
+    const circle = map.ellipse(0, 0, radius, radius);
+    map.path(circle, "fx-halo");
+    map.path(circle, "fx-set", 1);
     let worst = -Infinity;
     for (let i = 0; i < 360; i += 1) {
       const t = (Math.PI * i) / 180;

@@ -49,10 +49,7 @@ function build(view) {
   const s = surface(view.data.surface);
   const { domain } = s;
   const { xlabel, ylabel, unit, radii, rates } = view.data;
-  const [low, high] = extent([s.values]);
-  const floor = Math.max(low, high * 1e-4);
-  const share = (v) => Math.log(Math.max(v, floor) / floor) / Math.log(high / floor);
-  const levels = logTicks(floor, high, 99).flatMap((v) => [v, 2 * v, 5 * v]).filter((v) => v < high);
+  const { levels, legend, ...height } = heights([s], unit);
   slider(view, "rho", { label: "ρ", count: radii.length, text: (i) => short(radii[i]) });
   slider(view, "rate", { label: "learning rate", count: rates.length, text: (i) => short(rates[i]) });
   toggle(view, "walk", { label: `go on for ${WALK} steps` });
@@ -63,7 +60,8 @@ function build(view) {
   const knob = map.knob({ label: "Weights", move: (x, y) => view.set({ x, y }) });
   const inside = ([x, y]) =>
     x >= domain.x[0] && x <= domain.x[1] && y >= domain.y[0] && y <= domain.y[1];
-  let lines = null;
+  const contours = contourLines(map, levels);
+  map.figure.append(legend);
 
   function arrow(from, to, look) {
     const [ax, ay] = [map.scale.x.to(from[0]), map.scale.y.to(from[1])];
@@ -83,13 +81,8 @@ function build(view) {
     const rho = radii[view.values.rho];
     const rate = rates[view.values.rate];
     map.start(domain);
-    const { x, y } = map.scale;
-    map.heat("s", (a, b) => colour(share(bilinear(s, a, b))));
-    if (lines?.width !== x.to(domain.x[1])) {
-      const at = (i, j) => s.values[i * s.y.length + j];
-      lines = { width: x.to(domain.x[1]), paths: levels.map((v) => contour(s.x, s.y, at, v, x.to, y.to)) };
-    }
-    for (const d of lines.paths) map.path(d, "fx-thin fx-over");
+    map.heat("s", (a, b) => height.colour(bilinear(s, a, b)));
+    for (const d of contours(s)) map.path(d, "fx-thin fx-over");
 
     // Both ways from here, until they leave what was measured.
     const ways = ["plain", "sam"].map((kind) => {
@@ -102,9 +95,7 @@ function build(view) {
       return path;
     });
     const one = samStep(s, w, rho, rate);
-    const [cx, cy] = [x.to(w[0]), y.to(w[1])];
-    const [rx, ry] = [x.to(rho) - x.to(0), y.to(0) - y.to(rho)];
-    map.path(`M${cx - rx} ${cy}a${rx} ${ry} 0 1 0 ${2 * rx} 0a${rx} ${ry} 0 1 0 ${-2 * rx} 0`, "fx-thin fx-over");
+    map.path(map.ellipse(...w, rho, rho), "fx-thin fx-over");
     ways.forEach((path, i) => {
       const [xs, ys] = [0, 1].map((axis) => path.map((p) => p[axis]));
       map.line(xs, ys, { name: "fx-halo", dash: "" });
@@ -132,7 +123,7 @@ function build(view) {
     graph.finish(`Loss over the steps: from ${loss} to ${ends[0]} along the plain gradient and ${ends[1]} with SAM.`);
     view.say(
       `At ${where} the loss is ${loss} ${unit}, and ${short(one.there.loss)} after the step up. ` +
-        `After ${ways[0].length - 1} plain steps down it is ${ends[0]}, after ${ways[1].length - 1} of SAM ${ends[1]}.`,
+        `Going down, plain steps (${ways[0].length - 1}) lead to ${ends[0]}, those of SAM (${ways[1].length - 1}) to ${ends[1]}.`,
     );
   };
 }

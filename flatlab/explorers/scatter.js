@@ -26,6 +26,8 @@ function within(a, b, groups) {
   return found.length ? found.reduce((p, q) => p + q) / found.length : NaN;
 }
 
+const three = (tau) => (Number.isNaN(tau) ? "none" : tau.toFixed(3).replace("-", "−"));
+
 function build(view) {
   const { ylabel, axes } = view.data;
   const measures = view.data.measures.map(({ name, values }) => ({ name, values: unpack(values).values }));
@@ -56,8 +58,8 @@ function build(view) {
     const all = tau(`${measure}`, () => kendall(values, gaps));
     const same = tau(`${measure} ${axis}`, () => within(values, gaps, groups));
     const text =
-      `Kendall's τ of ${name} and ${ylabel}: ${short(all)} over all ${gaps.length} networks, ` +
-      `${short(same)} in the mean over networks of equal ${setting}`;
+      `Kendall's τ of ${name} and ${ylabel}: ${three(all)} over all ${gaps.length} networks, ` +
+      `${three(same)} in the mean over networks of equal ${setting}`;
     map.finish(`One dot per network, ${ylabel} against ${name}, coloured by ${setting}. ${text}.`);
     view.say(`${text}.`);
   };

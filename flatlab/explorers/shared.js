@@ -400,8 +400,14 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
         x === null ? `M${left} ${scale.y.to(y)}H${right}` : `M${scale.x.to(x)} ${top}V${bottom}`;
       drawn.push(svg("path", { class: name, d }));
     },
-    path(d, name, look = 0) {
-      drawn.push(svg("path", { class: `${name} fx-c${look % 7}`, d }));
+    path(d, name, look = 0, dash = "") {
+      drawn.push(svg("path", { class: `${name} fx-c${look % 7}`, d, "stroke-dasharray": dash }));
+    },
+    // An ellipse with half axes a and b around a point, as a path.
+    ellipse(px, py, a, b) {
+      const [rx, ry] = [scale.x.to(a) - scale.x.to(0), scale.y.to(0) - scale.y.to(b)];
+      const arc = (way) => `a${rx} ${ry} 0 1 0 ${way * 2 * rx} 0`;
+      return `M${scale.x.to(px) - rx} ${scale.y.to(py)}${arc(1)}${arc(-1)}`;
     },
     // A surface as colours on the canvas; painted again only for another key.
     heat(key, colourAt) {
@@ -586,4 +592,36 @@ function colour(share) {
   const p = clamp(share, 0, 1) * (STOPS.length - 1);
   const i = Math.min(Math.floor(p), STOPS.length - 2);
   return STOPS[i].map((v, c) => v + (p - i) * (STOPS[i + 1][c] - v));
+}
+
+// Colours and levels for measured losses, logarithmic and the same for all surfaces.
+function heights(surfaces, unit) {
+  const [low, high] = extent(surfaces.map((s) => s.values));
+  const floor = Math.max(low, high * 1e-4);
+  const stops = STOPS.map((c) => `rgb(${c})`).join(",");
+  const bar = html("span", { style: `background:linear-gradient(90deg,${stops})` });
+  return {
+    low, high, floor,
+    colour: (v) => colour(Math.log(Math.max(v, floor) / floor) / Math.log(high / floor)),
+    levels: logTicks(floor, high, 99).flatMap((v) => [v, 2 * v, 5 * v]).filter((v) => v < high),
+    legend: html(
+      "div",
+      { class: "fx-scale", "aria-hidden": "true" },
+      short(floor, 2), bar, `${short(high, 2)} ${unit}`,
+    ),
+  };
+}
+
+// Contours of measured surfaces as paths, made once per surface and width.
+function contourLines(map, levels) {
+  const known = new Map();
+  return (s) => {
+    const { x, y } = map.scale;
+    const lines = known.get(s);
+    if (lines?.width === x.to(1) - x.to(0)) return lines.paths;
+    const at = (i, j) => s.values[i * s.y.length + j];
+    const paths = levels.map((v) => contour(s.x, s.y, at, v, x.to, y.to));
+    known.set(s, { width: x.to(1) - x.to(0), paths });
+    return paths;
+  };
 }
