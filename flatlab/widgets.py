@@ -28,11 +28,13 @@ class Panel:
     Attributes:
         kind: "lines", "along" or "pictures".
         title: what is on the vertical axis, or above the pictures.
+        over: names of the sliders that its arrays have axes for; None for all.
         content: what the part shows, as it was given.
     """
 
     kind: str
     title: str
+    over: list | None
     content: dict
 
 
@@ -139,7 +141,9 @@ def _limits(arrays, log, given=None) -> list[float]:
 # -------------------------------------------------------------------------- explore
 
 
-def lines(x, series, *, xlabel, ylabel, log_x=False, limits=None, rules=()) -> Panel:
+def lines(
+    x, series, *, xlabel, ylabel, over=None, log_x=False, limits=None, rules=()
+) -> Panel:
     """A part of ``explore`` with curves over x, one picture per slider position.
 
     Args:
@@ -148,6 +152,7 @@ def lines(x, series, *, xlabel, ylabel, log_x=False, limits=None, rules=()) -> P
             members); members are drawn as mean and 95 % interval, NaN as a gap.
         xlabel: name of the horizontal axis, with its unit.
         ylabel: name of the vertical axis, with its unit.
+        over: names of the sliders that the arrays have axes for; by default all.
         log_x: whether the horizontal axis is logarithmic.
         limits: (low, high) of the vertical axis; by default all values fit.
         rules: heights of horizontal lines.
@@ -156,10 +161,12 @@ def lines(x, series, *, xlabel, ylabel, log_x=False, limits=None, rules=()) -> P
         A ``Panel``.
     """
     content = dict(x=x, series=series, xlabel=xlabel, log=log_x, limits=limits)
-    return Panel("lines", ylabel, content | {"rules": list(rules)})
+    return Panel("lines", ylabel, over, content | {"rules": list(rules)})
 
 
-def along(slider, series, *, ylabel, log_x=False, limits=None, rules=()) -> Panel:
+def along(
+    slider, series, *, ylabel, over=None, log_x=False, limits=None, rules=()
+) -> Panel:
     """A part of ``explore`` with curves over one slider, marked where it stands.
 
     Args:
@@ -167,6 +174,7 @@ def along(slider, series, *, ylabel, log_x=False, limits=None, rules=()) -> Pane
         series: dict from name to values (sliders...) or (sliders..., members); members
             are drawn as mean and 95 % interval.
         ylabel: name of the vertical axis, with its unit.
+        over: names of the sliders that the arrays have axes for; by default all.
         log_x: whether the horizontal axis is logarithmic.
         limits: (low, high) of the vertical axis; by default all values fit.
         rules: heights of horizontal lines.
@@ -175,23 +183,24 @@ def along(slider, series, *, ylabel, log_x=False, limits=None, rules=()) -> Pane
         A ``Panel``.
     """
     content = dict(slider=slider, series=series, log=log_x, limits=limits)
-    return Panel("along", ylabel, content | {"rules": list(rules)})
+    return Panel("along", ylabel, over, content | {"rules": list(rules)})
 
 
-def pictures(images, *, title, captions=None, range=(0.0, 1.0)) -> Panel:
+def pictures(images, *, title, captions=None, over=None, range=(0.0, 1.0)) -> Panel:
     """A part of ``explore`` with pictures, other ones per slider position.
 
     Args:
         images: (sliders..., pictures, height, width), or with a last axis of 3 colours.
         title: what the pictures are.
         captions: strings in nested lists, (sliders..., pictures).
+        over: names of the sliders that the arrays have axes for; by default all.
         range: (low, high), drawn black and white; what is outside is cut off.
 
     Returns:
         A ``Panel``.
     """
     content = dict(images=images, captions=captions, range=range)
-    return Panel("pictures", title, content)
+    return Panel("pictures", title, over, content)
 
 
 def explore(sliders, panels, *, title, hint="Move the sliders.", start=None):
@@ -199,7 +208,7 @@ def explore(sliders, panels, *, title, hint="Move the sliders.", start=None):
 
     Args:
         sliders: dict from name to the slider's values, numbers or strings; the first
-            is the first axis of every array, and so on.
+            is the first axis of the arrays, and so on.
         panels: list of ``lines``, ``along`` and ``pictures``.
         title: a line above the explorer.
         hint: what to do, and what the pictures show.
@@ -215,8 +224,7 @@ def explore(sliders, panels, *, title, hint="Move the sliders.", start=None):
     """
     if not sliders or not panels:
         raise ValueError("explore needs at least one slider and one panel")
-    shape = tuple(len(values) for values in sliders.values())
-    if 0 in shape:
+    if not all(len(values) for values in sliders.values()):
         raise ValueError("every slider needs at least one value")
     given = dict(start or {})
     positions = {}
@@ -234,8 +242,14 @@ def explore(sliders, panels, *, title, hint="Move the sliders.", start=None):
     for part in panels:
         if not isinstance(part, Panel):
             raise TypeError(f"panels must be made by lines, along, pictures: {part!r}")
+        names = list(sliders) if part.over is None else list(part.over)
+        if not set(names) <= set(sliders):
+            raise ValueError(f"{part.title}: {names} are not all in {list(sliders)}")
+        own = {name: sliders[name] for name in names}
         pack = _pack_pictures if part.kind == "pictures" else _pack_curves
-        parts.append(pack(part, sliders, shape))
+        packed_part = pack(part, own, tuple(map(len, own.values())))
+        places = [list(sliders).index(name) for name in names]
+        parts.append(packed_part | {"over": places})
     return _explorer("explore", title, hint, positions, sliders=packed, panels=parts)
 
 
@@ -476,6 +490,7 @@ def asam_picture(
     *,
     product=1.5,
     target=1.0,
+    rho=0.4,
     reach=3.0,
     title="A circle and an ellipse",
     hint="Drag the weights along the hyperbola, on which the function is the same.",
@@ -489,6 +504,7 @@ def asam_picture(
     Args:
         product: w1 w2, positive.
         target: where the loss is zero.
+        rho: radius of both sets at first, between 0.04 and 0.64.
         reach: how far along the hyperbola w goes: w1 from sqrt(product) / reach to
             sqrt(product) reach; more than 1.
         title: a line above the explorer.
@@ -505,7 +521,10 @@ def asam_picture(
             "expected a positive product, a finite target and a reach above 1, got "
             f"{product}, {target} and {reach}"
         )
-    values = {"place": 0.0, "circle": 18, "ellipse": 18}
+    if not 0.04 <= rho <= 0.64:
+        raise ValueError(f"rho must be between 0.04 and 0.64, got {rho}")
+    place = round(50 * rho) - 2  # radii go in steps of a fiftieth
+    values = {"place": 0.0, "circle": place, "ellipse": place}
     numbers = dict(product=product, target=target, reach=reach)
     numbers = {key: float(value) for key, value in numbers.items()}
     return _explorer("asam_picture", title, hint, values, **numbers)
@@ -519,7 +538,8 @@ def sam_step(
     *,
     radii=None,
     rates=None,
-    start=(0.5, 0.5),
+    start=None,
+    steps=30,
     title="Up, then down",
     hint="Drag the weights; change how far up SAM looks before it steps down.",
     xlabel="first direction",
@@ -536,7 +556,8 @@ def sam_step(
         plane: a ``Plane`` of one network, or alphas (A,), betas (B,), losses (A, B).
         radii: radii to choose from; by default up to half of the plane's half width.
         rates: learning rates to choose from; by default such that the steps are seen.
-        start: where the weights are at first, as shares of the half widths.
+        start: (x, y) where the weights are at first; by default halfway to a corner.
+        steps: how many steps there are where the reader lets both methods go on.
         title: a line above the explorer.
         hint: what to do.
         xlabel: name of the first direction.
@@ -563,9 +584,9 @@ def sam_step(
     radii, rates = _numbers("radii", radii, 1), _numbers("rates", rates, 1)
     _check_positive("radii", radii)
     _check_positive("rates", rates)
-    ends = [(axis[0] + axis[-1]) / 2 for axis in (alphas, betas)]
-    widths = [(axis[-1] - axis[0]) / 2 for axis in (alphas, betas)]
-    x, y = (float(c + s * h) for c, s, h in zip(ends, start, widths, strict=True))
+    if start is None:
+        start = [axis[0] / 4 + 3 * axis[-1] / 4 for axis in (alphas, betas)]
+    x, y = (float(v) for v in start)
     positions = {"rho": len(radii) // 3, "rate": len(rates) // 2, "walk": False}
     return _explorer(
         "sam_step",
@@ -575,6 +596,7 @@ def sam_step(
         surface=packed,
         radii=radii.tolist(),
         rates=rates.tolist(),
+        steps=int(steps),
         xlabel=xlabel,
         ylabel=ylabel,
         unit=unit,
@@ -590,6 +612,7 @@ def rescaling(
     measures,
     *,
     radius=None,
+    window=None,
     title="The same function, stretched",
     hint="Move α: one layer is multiplied by it, the next is divided by it.",
     xlabel="first layer",
@@ -608,8 +631,9 @@ def rescaling(
         alphas: (a,) rising positive factors that include 1.
         measures: dict from name to (a,) or (a, members) positive values at every alpha;
             members are averaged after division by their value at alpha = 1.
-        radius: of the circle around the weights; by default a quarter of the plane's
-            half width.
+        radius: of the circle around the weights; by default a quarter of the window.
+        window: half width of what is shown; by default the plane's. With alphas up to
+            a, a plane a times as wide as the window leaves no place unmeasured.
         title: a line above the explorer.
         hint: what to do.
         xlabel: name of the first direction.
@@ -645,10 +669,14 @@ def rescaling(
         if relative.ndim == 2:
             relative = relative.mean(-1)
         rows.append({"name": name, "values": _pack(relative)})
-    if radius is None:
-        radius = min(x[-1] - x[0], y[-1] - y[0]) / 8
-    if not 0 < radius < np.inf:
-        raise ValueError(f"radius must be positive, got {radius}")
+    if window is None:
+        window = min(x[-1] - x[0], y[-1] - y[0]) / 2
+    radius = window / 4 if radius is None else radius
+    if not 0 < radius <= window < np.inf:
+        raise ValueError(
+            f"radius and window must be positive and the radius no larger, got "
+            f"{radius} and {window}"
+        )
     return _explorer(
         "rescaling",
         title,
@@ -658,6 +686,7 @@ def rescaling(
         alphas=_pack(alphas, "f8"),
         measures=rows,
         radius=float(radius),
+        window=float(window),
         xlabel=xlabel,
         ylabel=ylabel,
         unit=unit,
@@ -668,23 +697,21 @@ def rescaling(
 
 
 def information_plane(
-    epochs,
     planes,
     *,
     choices=(),
     layers=None,
     limits=None,
     title="The information plane",
-    hint="Play, or move through the epochs; crosses are 95 % intervals over members.",
+    hint="Play, or move through the epochs.",
 ):
     """Layers in the information plane over the epochs.
 
     Args:
-        epochs: (snapshots,) rising, when the snapshots were taken.
-        planes: an ``Information``, or a pair of I(X;T) and I(T;Y), in bits, of shape
-            (snapshots, layers) or (snapshots, members, layers); or a dict of such, from
-            a tuple with one option for each of ``choices``. Members become mean and
-            95 % interval. All combinations of options must be there.
+        planes: a triple of epochs (snapshots,), rising, and of I(X;T) and I(T;Y) in
+            bits, of shape (snapshots, layers) or (snapshots, members, layers), which
+            become mean and 95 % interval; or a dict of such triples, from a tuple with
+            one option for each of ``choices``. Not all combinations need be there.
         choices: names of what can be chosen, such as ("activation", "bins").
         layers: names; by default "layer 1" and so on.
         limits: (H(X), H(Y)) in bits, the ends of the axes; by default the largest
@@ -696,35 +723,38 @@ def information_plane(
         A widget, or None (with a warning) where anywidget is not installed.
 
     Raises:
-        ValueError: shapes differ, epochs do not rise, or a combination is missing.
+        ValueError: there is no plane, keys do not fit the choices, shapes differ, or
+            epochs do not rise.
     """
-    epochs = _numbers("epochs", epochs, 1)
-    if (np.diff(epochs) <= 0).any() or len(epochs) < 2 or epochs[0] < 0:
-        raise ValueError(f"epochs must be two or more that rise, got {epochs}")
     if not isinstance(planes, Mapping):
         planes, choices = {(): planes}, ()
+    if not planes:
+        raise ValueError("information_plane needs at least one plane")
     keys = [key if isinstance(key, tuple) else (key,) for key in planes]
-    if not keys or any(len(key) != len(choices) for key in keys):
+    if any(len(key) != len(choices) for key in keys):
         raise ValueError(f"the keys {keys} do not fit the choices {choices}")
     options = [list(dict.fromkeys(key[i] for key in keys)) for i in range(len(choices))]
-    given = dict(zip(keys, planes.values(), strict=True))
     packed, ends = [], []
-    for key in _product(options):
-        if key not in given:
-            raise ValueError(f"there is no plane for {key}")
-        plane = given[key]
-        xt, ty = (plane.xt, plane.ty) if hasattr(plane, "xt") else plane
+    for key, (epochs, xt, ty) in zip(keys, planes.values(), strict=True):
+        epochs = _numbers("epochs", epochs, 1)
+        if len(epochs) < 2 or (np.diff(epochs) <= 0).any() or epochs[0] < 0:
+            raise ValueError(f"epochs must be two or more that rise, got {epochs}")
         xt, ty = _numbers("I(X;T)", xt), _numbers("I(T;Y)", ty)
         if xt.shape != ty.shape or xt.ndim not in (2, 3) or len(xt) != len(epochs):
             raise ValueError(
-                f"I(X;T) and I(T;Y) of {key} have shapes {xt.shape} and {ty.shape}, "
-                f"expected ({len(epochs)}, layers) or ({len(epochs)}, members, layers)"
+                f"I(X;T) and I(T;Y) have shapes {xt.shape} and {ty.shape}, expected "
+                f"({len(epochs)}, layers) or ({len(epochs)}, members, layers)"
             )
         layers = layers or [f"layer {i + 1}" for i in range(xt.shape[-1])]
         if len(layers) != xt.shape[-1]:
             raise ValueError(f"{len(layers)} names for {xt.shape[-1]} layers")
         ends.append((xt.max(), ty.max()))
-        one = {"xt_half": None, "ty_half": None}
+        one = {
+            "at": [found.index(o) for found, o in zip(options, key, strict=True)],
+            "epochs": _pack(epochs),
+            "xt_half": None,
+            "ty_half": None,
+        }
         for name, values in (("xt", xt), ("ty", ty)):
             if values.ndim == 3:
                 found = mean_interval(np.moveaxis(values, 1, -1))
@@ -735,13 +765,13 @@ def information_plane(
         packed.append(one)
     if limits is None:
         limits = np.max(ends, 0)
-    positions = {f"choice{i}": 0 for i in range(len(choices))}
+    first = {f"choice{i}": option for i, option in enumerate(packed[0]["at"])}
+    longest = max(one["epochs"]["shape"][0] for one in packed)
     return _explorer(
         "information_plane",
         title,
         hint,
-        positions | {"epoch": len(epochs) - 1, "trails": True},
-        epochs=_pack(epochs),
+        first | {"epoch": longest - 1, "trails": True},
         planes=packed,
         choices=[
             {"label": label, "options": [_text(o) for o in found]}
@@ -750,14 +780,6 @@ def information_plane(
         layers=list(layers),
         limits=[float(v) for v in limits],
     )
-
-
-def _product(options):
-    """All tuples with one of each, the last running fastest."""
-    found = [()]
-    for some in options:
-        found = [(*key, option) for key in found for option in some]
-    return found
 
 
 # -------------------------------------------------------------------------- scatter

@@ -9,7 +9,6 @@ import torch
 
 import flatlab as fl
 from flatlab import widgets
-from flatlab.information import Information
 from flatlab.intervals import mean_interval
 
 RATES = [0.0, 0.5, 1.0]
@@ -65,6 +64,19 @@ def test_a_curve_along_a_slider_and_where_it_starts():
     assert part["slider"] == 0 and part["xlim"] == [0, 1] and part["rules"] == [0.9]
     assert unpacked(part["x"]).tolist() == RATES
     assert [s["texts"] for s in widget.data["sliders"]] == [["0", "0.5", "1"]]
+
+
+def test_a_panel_may_know_only_some_of_the_sliders():
+    both = fl.widgets.lines(
+        [1, 2], {"a": np.ones((3, 2, 2))}, xlabel="x", ylabel="both"
+    )
+    one = fl.widgets.along("q", {"a": [1, 2]}, ylabel="one", over=["q"])
+    widget = fl.widgets.explore({"p": RATES, "q": [0, 1]}, [both, one], title="Two")
+    first, second = widget.data["panels"]
+    assert first["over"] == [0, 1]
+    assert second["over"] == [1] and second["slider"] == 0
+    with pytest.raises(ValueError, match="not all in"):
+        explore(panels=[fl.widgets.along("q", {}, ylabel="one", over=["q"])])
 
 
 def test_pictures_are_cut_to_their_range():
@@ -223,10 +235,16 @@ def test_bound_terms_refuses(change, word):
         fl.widgets.bound_terms(**given | change)
 
 
-@pytest.mark.parametrize("change", [{"product": 0}, {"reach": 1}, {"target": np.nan}])
+@pytest.mark.parametrize(
+    "change", [{"product": 0}, {"reach": 1}, {"target": np.nan}, {"rho": 1}]
+)
 def test_asam_picture_refuses(change):
-    with pytest.raises(ValueError, match="expected a positive product"):
+    with pytest.raises(ValueError, match=r"positive product|rho must be"):
         fl.widgets.asam_picture(**change)
+
+
+def test_asam_picture_starts_at_the_radius_given():
+    assert fl.widgets.asam_picture(rho=0.3).values["circle"] == 13  # (13 + 2) / 50
 
 
 def test_sam_step_chooses_radii_and_rates_that_are_seen():
@@ -263,6 +281,7 @@ def test_measures_are_relative_to_the_original_network():
         (dict(measures={"a": [1, 2]}), "expected"),
         (dict(measures={"a": [1, -2, 3]}), "positive"),
         (dict(radius=0), "radius"),
+        (dict(radius=0.5, window=0.4), "radius"),
     ],
 )
 def test_rescaling_refuses(change, word):
@@ -271,53 +290,48 @@ def test_rescaling_refuses(change, word):
         fl.widgets.rescaling(**given | change)
 
 
-def test_planes_are_ordered_by_their_choices():
+def test_planes_know_their_choices():
     random = np.random.default_rng(0)
     planes = {
-        (f, b): (random.random((3, 4, 2)), random.random((3, 4, 2)))
-        for b in (30, 100)
-        for f in ("tanh", "relu")
+        (f, b): ([0, 1, 5], random.random((3, 4, 2)), random.random((3, 4, 2)))
+        for f, b in (("tanh", 30), ("tanh", 100), ("relu", 30))
     }
     widget = fl.widgets.information_plane(
-        [0, 1, 5], planes, choices=("activation", "bins"), limits=(12, 1)
+        planes, choices=("activation", "bins"), limits=(12, 1)
     )
-    assert [c["options"] for c in widget.data["choices"]] == [
-        ["tanh", "relu"],
-        ["30", "100"],
-    ]
-    second = widget.data["planes"][1]  # tanh, 100
-    found = mean_interval(np.moveaxis(planes["tanh", 100][1], 1, -1))
+    options = [c["options"] for c in widget.data["choices"]]
+    assert options == [["tanh", "relu"], ["30", "100"]]
+    assert [p["at"] for p in widget.data["planes"]] == [[0, 0], [0, 1], [1, 0]]
+    second = widget.data["planes"][1]
+    found = mean_interval(np.moveaxis(planes["tanh", 100][2], 1, -1))
     assert np.allclose(unpacked(second["ty"]), found.mean, atol=1e-4)
     assert np.allclose(unpacked(second["ty_half"]), found.half_width, atol=1e-4)
-    single = Information(torch.rand(3, 2), torch.rand(3, 2))
-    alone = fl.widgets.information_plane([0, 1, 5], single, layers=["a", "b"])
+
+    xt, ty = torch.rand(2, 3, 2)
+    alone = fl.widgets.information_plane(([0, 1, 5], xt, ty), layers=["a", "b"])
     assert alone.data["planes"][0]["xt_half"] is None
-    assert alone.data["limits"] == pytest.approx(
-        [single.xt.max().item(), single.ty.max().item()]
-    )
+    assert alone.data["limits"] == pytest.approx([xt.max().item(), ty.max().item()])
+
+
+ONES = np.ones((3, 2))
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (dict(epochs=[0, 0, 1]), "rise"),
+        (dict(planes={}), "at least one"),
+        (dict(planes=([0, 0, 1], ONES, ONES)), "rise"),
         (dict(layers=["one"]), "names for 2 layers"),
-        (dict(choices=("bins",)), "do not fit"),
+        (dict(planes={1: None}), "do not fit"),
         (dict(planes={(1,): None, (2, 3): None}, choices=("a",)), "do not fit"),
-        (dict(planes=(np.ones((3, 2)), np.ones((3, 3)))), "have shapes"),
+        (dict(planes=([0, 1, 2], ONES, np.ones((3, 3)))), "have shapes"),
+        (dict(planes=([0, 1], ONES, ONES)), "have shapes"),
     ],
 )
 def test_information_plane_refuses(change, word):
-    given = dict(epochs=[0, 1, 2], planes={(): (np.ones((3, 2)), np.ones((3, 2)))})
+    given = dict(planes=([0, 1, 2], ONES, ONES))
     with pytest.raises(ValueError, match=word):
         fl.widgets.information_plane(**given | change)
-
-
-def test_a_missing_combination_is_named():
-    plane = np.ones((3, 2)), np.ones((3, 2))
-    planes = {("a", 1): plane, ("b", 2): plane}
-    with pytest.raises(ValueError, match=r"no plane for \('a', 2\)"):
-        fl.widgets.information_plane([0, 1, 2], planes, choices=("x", "y"))
 
 
 def test_settings_become_groups():

@@ -81,7 +81,12 @@ function build(view) {
   sliders.forEach(({ label, texts }, i) =>
     slider(view, `slider${i}`, { label, count: texts.length, text: (v) => texts[v] }),
   );
+  // Each panel has axes for some of the sliders.
   const drawers = panels.map((given) => {
+    const draw = drawer(given);
+    return (index) => draw(given.over.map((i) => index[i]));
+  });
+  function drawer(given) {
     if (given.kind === "pictures")
       return pictures(view, { ...given, pixels: unpack(given.pixels) });
     const series = given.series.map(({ name, mean, half }) => ({
@@ -92,7 +97,7 @@ function build(view) {
     p.names(series.map(({ name }, look) => [look, name]));
     const draw = spec.kind === "lines" ? drawLines : drawAlong;
     return (index) => draw(p, spec, index);
-  });
+  }
   return () => {
     const index = sliders.map((_, i) => view.values[`slider${i}`]);
     const where = sliders.map(({ label, texts }, i) => `${label} ${texts[index[i]]}`);

@@ -1,34 +1,67 @@
 // The information plane: layers as points, epochs as time.
 
+// The plane that was chosen; where there is none, the first that agrees in the most
+// choices from the left.
+function nearest(planes, wanted) {
+  const agree = ({ at }) => {
+    const differs = at.findIndex((option, i) => option !== wanted[i]);
+    return differs < 0 ? at.length : differs;
+  };
+  return planes.reduce((best, plane) => (agree(plane) > agree(best) ? plane : best));
+}
+
 function build(view) {
   const { choices, limits, layers } = view.data;
-  const epochs = unpack(view.data.epochs).values;
-  const planes = view.data.planes.map((plane) =>
-    Object.fromEntries(Object.entries(plane).map(([key, packed]) => [key, packed && unpack(packed)])),
-  );
-  choices.forEach(({ label, options }, i) => {
-    if (options.length > 1) choice(view, `choice${i}`, { label, options });
+  const planes = view.data.planes.map(({ at, epochs, ...values }) => ({
+    at,
+    epochs: unpack(epochs).values,
+    ...Object.fromEntries(Object.entries(values).map(([key, v]) => [key, v && unpack(v)])),
+  }));
+  const chosen = () => choices.map((_, i) => view.values[`choice${i}`]);
+  const selects = choices.map(({ label, options }, i) => choice(view, `choice${i}`, { label, options }));
+  // Positions of the slider are shares of the snapshots, of which planes have as many as
+  // were taken.
+  const count = Math.max(...planes.map(({ epochs }) => epochs.length));
+  const time = ({ epochs }) => Math.round((view.values.epoch / (count - 1)) * (epochs.length - 1));
+  slider(view, "epoch", {
+    label: "epoch",
+    count,
+    text: () => {
+      const plane = nearest(planes, chosen());
+      return short(plane.epochs[time(plane)]);
+    },
   });
-  slider(view, "epoch", { label: "epoch", count: epochs.length, text: (i) => short(epochs[i]) });
-  player(view, "epoch", { count: epochs.length });
+  player(view, "epoch", { count });
   toggle(view, "trails", { label: "trails" });
   const map = panel(view, { x: "I(X; T), bits", y: "I(T; Y), bits", height: 330 });
   const graph = panel(view, { x: "epoch", y: "I(X; T), bits", height: 330 });
   const names = layers.map((name, look) => [look, name]);
   map.names(names);
   graph.names(names);
-  const first = epochs[0] > 0 ? 0 : 1; // a logarithmic axis has no zero
-  const ends = [epochs[first], epochs[epochs.length - 1]];
+
+  // What was not measured cannot be chosen.
+  view.followers.push(() => {
+    const plane = nearest(planes, chosen());
+    plane.at.forEach((option, i) => {
+      view.values[`choice${i}`] = option;
+      selects[i].selectedIndex = option;
+      [...selects[i].options].forEach((entry, o) => {
+        const fits = ({ at }) => at[i] === o && at.slice(0, i).every((v, j) => v === plane.at[j]);
+        entry.disabled = !planes.some(fits);
+      });
+    });
+  });
 
   return () => {
-    const t = view.values.epoch;
-    const which = choices.reduce((at, { options }, i) => at * options.length + view.values[`choice${i}`], 0);
-    const plane = planes[which];
+    const plane = nearest(planes, chosen());
+    const { epochs } = plane;
+    const t = time(plane);
+    const first = epochs[0] > 0 ? 0 : 1; // a logarithmic axis has no zero
     const track = (key, layer) =>
       Float32Array.from(epochs, (_, i) => plane[key].values[i * layers.length + layer]);
     map.start({ x: [0, 1.04 * limits[0]], y: [0, 1.06 * limits[1]] });
-    graph.start({ x: ends, y: [0, 1.04 * limits[0]], logX: true });
-    graph.rule({ x: Math.max(epochs[t], ends[0]), name: "fx-now" });
+    graph.start({ x: [epochs[first], epochs[epochs.length - 1]], y: [0, 1.04 * limits[0]], logX: true });
+    graph.rule({ x: Math.max(epochs[t], epochs[first]), name: "fx-now" });
     const said = layers.map((name, look) => {
       const [xs, ys] = [track("xt", look), track("ty", look)];
       if (view.values.trails)
@@ -40,15 +73,15 @@ function build(view) {
       }
       graph.line(epochs.slice(first), xs.slice(first), { look });
       if (t >= first) graph.dot(epochs[t], xs[t], { look, size: 4 });
-      return `${name} (${short(xs[t])}, ${short(ys[t])})`;
+      return [name, xs[t], ys[t]];
     });
-    layers.forEach((name, look) => {
-      const [x, y] = [track("xt", look)[t], track("ty", look)[t]];
+    said.forEach(([name, x, y], look) => {
       map.dot(x, y, { look, size: 6 });
       map.text(x, y, name, { dx: 8, dy: 4 });
     });
-    const where = choices.map(({ label, options }, i) => `${label} ${options[view.values[`choice${i}`]]}`);
-    const text = `${[...where, `epoch ${short(epochs[t])}`].join(", ")}: ${said.join(", ")}`;
+    const where = choices.map(({ label, options }, i) => `${label} ${options[plane.at[i]]}`);
+    const points = said.map(([name, x, y]) => `${name} (${short(x)}, ${short(y)})`).join(", ");
+    const text = `${[...where, `epoch ${short(epochs[t])}`].join(", ")}: ${points}`;
     map.finish(`Information that each layer keeps of the input and of the label, in bits. ${text}.`);
     graph.finish(`Information that each layer keeps of the input, over the epochs. ${text}.`);
     view.say(`${sentence(text)}.`);

@@ -12,7 +12,7 @@ function stretched(s, alpha, x, y) {
 
 function build(view) {
   const s = surface(view.data.surface);
-  const { xlabel, ylabel, unit, radius } = view.data;
+  const { xlabel, ylabel, unit, radius, window: half } = view.data;
   const alphas = unpack(view.data.alphas).values;
   const measures = view.data.measures.map(({ name, values }) => ({ name, values: unpack(values).values }));
   const { levels, legend, ...height } = heights([s], unit);
@@ -25,7 +25,7 @@ function build(view) {
 
   return () => {
     const alpha = alphas[view.values.alpha];
-    map.start(s.domain);
+    map.start({ x: [-half, half], y: [-half, half] });
     const { x, y } = map.scale;
     map.heat(`${alpha}`, (a, b) => {
       const loss = stretched(s, alpha, a, b);

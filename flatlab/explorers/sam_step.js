@@ -43,16 +43,14 @@ function samStep(s, [px, py], rho, rate) {
   return { here, up, there, plain: down(here.gradient), sam: down(there.gradient) };
 }
 
-const WALK = 30;
-
 function build(view) {
   const s = surface(view.data.surface);
   const { domain } = s;
-  const { xlabel, ylabel, unit, radii, rates } = view.data;
+  const { xlabel, ylabel, unit, radii, rates, steps: many } = view.data;
   const { levels, legend, ...height } = heights([s], unit);
   slider(view, "rho", { label: "ρ", count: radii.length, text: (i) => short(radii[i]) });
   slider(view, "rate", { label: "learning rate", count: rates.length, text: (i) => short(rates[i]) });
-  toggle(view, "walk", { label: `go on for ${WALK} steps` });
+  toggle(view, "walk", { label: `go on for ${many} steps` });
   const map = panel(view, { x: xlabel, y: ylabel, square: true, grid: false });
   const graph = panel(view, { x: "step", y: `loss, ${unit}` });
   map.names([[4, "up"], [1, "down, plain gradient"], [0, "down, SAM"]]);
@@ -87,7 +85,7 @@ function build(view) {
     // Both ways from here, until they leave what was measured.
     const ways = ["plain", "sam"].map((kind) => {
       const path = [w];
-      while (path.length <= (view.values.walk ? WALK : 1)) {
+      while (path.length <= (view.values.walk ? many : 1)) {
         const next = samStep(s, path[path.length - 1], rho, rate)[kind];
         if (!inside(next)) break;
         path.push(next);
@@ -110,7 +108,7 @@ function build(view) {
     map.finish(`A measured loss surface with the weights at ${where}, a step of length ${short(rho)} up, and two steps down from the weights: along the plain gradient and along SAM's.`);
 
     const losses = ways.map((path) => path.map((p) => smooth(s, ...p).loss));
-    const steps = view.values.walk ? WALK : 1;
+    const steps = view.values.walk ? many : 1;
     const top = Math.max(one.there.loss, ...losses.flat());
     graph.start({ x: [0, steps], y: [0, 1.08 * top], ticksX: steps === 1 ? [0, 1] : null });
     losses.forEach((values, i) => {

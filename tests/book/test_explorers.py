@@ -153,6 +153,19 @@ def test_explore_follows_its_slider(exploring, shown):
     assert paths.first.get_attribute("d") == seen[0]
 
 
+def test_sliders_move_only_the_panels_that_know_them(shown):
+    w = fl.widgets
+    panels = [
+        w.along("p", {"a": [1, 2, 3]}, ylabel="first", over=["p"]),
+        w.along("q", {"b": [4, 5]}, ylabel="second", over=["q"]),
+    ]
+    page = shown(w.explore({"p": RATES, "q": [0, 1]}, panels, title="Two"))
+    page.get_by_label("q", exact=True).press("End")
+    assert reading(page) == "P 0, q 1. First: a 1. Second: b 5."
+    page.get_by_label("p", exact=True).press("End")
+    assert reading(page) == "P 1, q 1. First: a 3. Second: b 5."
+
+
 def test_a_curve_is_drawn_where_the_numbers_are(shown):
     """Ends and middle of a straight line, in data and in pixels."""
     values = [[0.0, 0.5, 1.0]]
@@ -546,35 +559,43 @@ def test_rescaling_moves_measures_and_not_the_loss(shown):
     assert page.locator(".fx-panel canvas").first.screenshot() != canvas
 
 
+EPOCHS_SEEN = [0, 1, 10, 100]
+
+
 def planes():
+    """Two activations, of which one was measured with one kind of bins only."""
     random = np.random.default_rng(0)
     return {
-        (f, b): (12 * random.random((4, 3, 2)), random.random((4, 3, 2)))
-        for f in ("tanh", "relu")
-        for b in (30, 100)
+        key: (EPOCHS_SEEN, 12 * random.random((4, 3, 2)), random.random((4, 3, 2)))
+        for key in (("tanh", 30), ("tanh", 100), ("relu", 30))
     }
 
 
 def test_the_information_plane_plays_and_switches(shown):
     given = planes()
     widget = fl.widgets.information_plane(
-        [0, 1, 10, 100], given, choices=("activation", "bins"), limits=(12, 1)
+        given, choices=("activation", "bins"), limits=(12, 1)
     )
     page = shown(widget)
 
     def check(key, t):
-        found = numbers(reading(page).split("epoch ")[1])[1:]
-        values = np.stack([v[t].mean(0) for v in given[key]], -1)
-        for i, (x, y) in enumerate(values):
-            assert found[3 * i + 1 : 3 * i + 3] == pytest.approx([x, y], rel=0.01)
+        head, points = reading(page).split(": ")
+        activation, bins = key
+        epoch = EPOCHS_SEEN[t]
+        assert head == f"Activation {activation}, bins {bins}, epoch {epoch}"
+        values = np.stack([v[t].mean(0) for v in given[key][1:]], -1)
+        found = np.array(numbers(points)).reshape(2, 3)[:, 1:]
+        assert found == pytest.approx(values, rel=0.01)
 
     check(("tanh", 30), 3)
+    bins = page.get_by_label("bins", exact=True)
+    bins.select_option("100")
+    check(("tanh", 100), 3)
     page.get_by_label("activation", exact=True).select_option("relu")
-    page.get_by_label("bins", exact=True).select_option("100")
-    check(("relu", 100), 3)
-    epoch = page.get_by_label("epoch", exact=True)
-    epoch.press("Home")
-    check(("relu", 100), 0)
+    check(("relu", 30), 3)  # which has no 100 bins
+    assert bins.locator("option:disabled").all_inner_texts() == ["100"]
+    page.get_by_label("epoch", exact=True).press("Home")
+    check(("relu", 30), 0)
     assert page.locator(".fx-thin").count() == 2
     page.get_by_label("trails").uncheck()
     settle(page)
@@ -588,13 +609,12 @@ def test_the_information_plane_plays_and_switches(shown):
 
 
 def test_who_asked_for_less_motion_is_taken_to_the_end(shown):
-    widget = fl.widgets.information_plane(
-        [0, 1, 10, 100], planes()["tanh", 30], limits=(12, 1)
-    )
+    widget = fl.widgets.information_plane(planes()["tanh", 30], limits=(12, 1))
     page = shown(widget, reduced_motion="reduce")
     page.get_by_label("epoch", exact=True).press("Home")
+    assert "poch 0:" in reading(page)
     page.get_by_role("button", name="Play").click()
-    assert "poch 100" in reading(page)
+    assert "poch 100:" in reading(page)
     assert page.get_by_role("button", name="Stop").count() == 0
 
 
@@ -644,7 +664,7 @@ def everything():
         "sam_step": w.sam_step(surface),
         "rescaling": w.rescaling(surface, [0.5, 1, 2], {"a": [1, 2, 3]}),
         "information_plane": w.information_plane(
-            [0, 1, 10, 100], planes(), choices=("activation", "bins")
+            planes(), choices=("activation", "bins")
         ),
         "scatter": w.scatter(
             {"one": series(1, 200)}, series(2, 200), {"depth": [1, 2] * 100}
