@@ -397,7 +397,8 @@ def partial_correlation(
         A ``RankCorrelation``.
 
     Raises:
-        ValueError: if shapes do not fit or a value is not finite.
+        ValueError: if shapes do not fit, a value is not finite, or x or y is among
+            ``given``.
     """
     x = _column("x", x)
     others = [_column("a variable of given", v, len(x)) for v in given]
@@ -415,6 +416,8 @@ def partial_correlation(
     left = covariance[:, :2, :2] - (
         covariance[:, :2, 2:] @ rest @ covariance[:, 2:, :2]
     )
+    if (np.diagonal(left[0]) < 1e-9).any():
+        raise ValueError("x or y varies only with what is held fixed")
     with np.errstate(invalid="ignore", divide="ignore"):
         r = left[:, 0, 1] / np.sqrt(left[:, 0, 0] * left[:, 1, 1])
     return _interval(r[0], r[1:], level, len(x))

@@ -9,9 +9,13 @@ import argparse
 import contextlib
 import csv
 import hashlib
+import json
 import math
+import os
 import random
 import sys
+import tempfile
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,6 +123,7 @@ ATTACKED = 500
 ATTACK_RADIUS = 0.2
 SHIFT = 2.0
 SIGMA, RELATIVE_SIGMA = 0.02, 0.1
+PRICE = 0.05  # of a core for an hour, in US dollars: an assumption, said to be one
 
 
 # ------------------------------------------------------------------------- the grid
@@ -542,7 +547,72 @@ def write(done: Sweep, short: Sweep, at: str, folder: str | Path | None = None) 
             "short": [row for unit in short.rows for row in unit["networks"]],
         },
     )
+    _write_costs(folder)
     return path
+
+
+def throughput(workers: Sequence[int] = (1, 2), repeats: int = 3) -> dict:
+    """Measure how many networks per minute one and several processes train.
+
+    The units are those of the study, cut to a few epochs; what a process needs to
+    start is paid before the clock starts. Meant for a machine that does nothing else.
+
+    Args:
+        workers: numbers of processes.
+        repeats: rounds, in which the numbers take turns.
+
+    Returns:
+        The provenance, and under ``networks_per_minute`` one list of rates per number.
+    """
+    units_ = [{**unit, "epochs": 10} for unit in units("laptop")[:8]]
+    count = sum(math.prod(len(u[name]) for name in TOGETHER) for u in units_)
+    rates = {str(n): [] for n in workers}
+    for _ in range(repeats):
+        for n in workers:
+            with tempfile.TemporaryDirectory() as folder:
+                starters = [{**unit, "epochs": 1} for unit in units_[:n]]
+                sweep(networks, starters, folder, jobs=n)
+                began = time.perf_counter()
+                sweep(networks, units_, folder, jobs=n)
+                minutes = (time.perf_counter() - began) / 60
+                rates[str(n)].append(round(count / minutes, 1))
+    return {**provenance(), "processors": os.cpu_count(), "networks_per_minute": rates}
+
+
+def _write_costs(folder: Path) -> None:
+    """Write what the study cost as a table that the book includes."""
+    about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    seconds = about["processor_seconds"] / about["networks"]
+    hours = 10_000 * seconds / 3600
+    lines = [
+        "| | | |",
+        "|---|---|---|",
+        f"| processor time per network | {seconds:.2f} s | measured, "
+        f"{about['networks']} networks |",
+        f"| 10,000 networks, one core | {hours:.1f} h | measured rate |",
+    ]
+    path = folder / "study-throughput.json"
+    gain = None
+    if path.exists():
+        timed = json.loads(path.read_text(encoding="utf-8"))["networks_per_minute"]
+        one, two = (float(np.median(timed[n])) for n in ("1", "2"))
+        gain = two / one
+        lines.append(
+            f"| two processes against one | {gain:.2f} times as fast | measured, "
+            f"median of {len(timed['1'])} |"
+        )
+    for cores in (2, 16, 64):
+        share = 1.0 if gain is None else gain / 2
+        lines.append(
+            f"| 10,000 networks, {cores} cores | {hours / cores / share:.1f} h | "
+            "projected |"
+        )
+    lines.append(
+        f"| at {PRICE:.2f} USD per core and hour | {PRICE * hours:.2f} USD | "
+        "projected, price assumed |"
+    )
+    path = folder / "study-cost.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -557,18 +627,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flatlab.study", description=__doc__
     )
-    parser.add_argument(
-        "--jobs", type=int, default=None, help="processes; -1: one each"
-    )
+    parser.add_argument("--jobs", type=int, default=None, help="processes")
     parser.add_argument("--backend", help="of joblib, such as dask or ray")
     parser.add_argument("--scheduler", help="address of a Dask scheduler")
     parser.add_argument("--store", help="folder for the units' files")
     parser.add_argument("--retry", action="store_true", help="units that failed, too")
     parser.add_argument("--collect", action="store_true", help="compute nothing more")
+    parser.add_argument(
+        "--throughput", action="store_true", help="only time one and two workers"
+    )
     given = parser.parse_args(arguments)
     at = scale()
     store = Path(given.store or book_root() / "_build" / "study" / at)
     mnist1d(seed=0)  # drawn once, before many processes ask for it
+    if given.throughput:
+        folder = book_root() / "results" / at
+        write_json(folder / "study-throughput.json", throughput())
+        _write_costs(folder)
+        return 0
     with _backend(given.backend, given.scheduler):
         options = {"jobs": given.jobs, "retry": given.retry, "label": f"study, {at}"}
         if given.collect:

@@ -57,7 +57,10 @@ class Sweep:
             f"{self.seconds:.0f} s of processor time in all"
         ]
         if self.missing:
-            lines.append(f"{len(self.missing)} are still with another process")
+            lines.append(
+                f"{len(self.missing)} have no row yet: not begun, or with another "
+                "process"
+            )
         for key, (unit, error) in self.failed.items():
             why = error.splitlines()[0]
             lines.append(f"failed {key[:8]} {json.dumps(unit)}: {why}")

@@ -245,6 +245,8 @@ def test_given_may_hold_the_same_variable_twice():
     x, y, z = noise((3, 60), 0)
     once, twice = (rc.partial_correlation(x, y, [z] * k) for k in (1, 2))
     assert twice.value == pytest.approx(once.value, abs=1e-6)
+    with pytest.raises(ValueError, match="varies only with what is held fixed"):
+        rc.partial_correlation(x, y, [z, np.exp(x)])
 
 
 def test_holm_by_hand():
