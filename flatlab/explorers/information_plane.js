@@ -59,7 +59,7 @@ function build(view) {
     const first = epochs[0] > 0 ? 0 : 1; // a logarithmic axis has no zero
     const track = (key, layer) =>
       Float32Array.from(epochs, (_, i) => plane[key].values[i * layers.length + layer]);
-    map.start({ x: [0, 1.04 * limits[0]], y: [0, 1.06 * limits[1]] });
+    map.start({ x: [0, 1.04 * limits[0]], y: [0, 1.12 * limits[1]] });
     graph.start({ x: [epochs[first], epochs[epochs.length - 1]], y: [0, 1.04 * limits[0]], logX: true });
     graph.rule({ x: Math.max(epochs[t], epochs[first]), name: "fx-now" });
     const said = layers.map((name, look) => {
@@ -77,7 +77,7 @@ function build(view) {
     });
     said.forEach(([name, x, y], look) => {
       map.dot(x, y, { look, size: 6 });
-      map.text(x, y, name, { dx: 8, dy: 4 });
+      map.text(x, y, name, { dx: -7, dy: -10 });
     });
     const where = choices.map(({ label, options }, i) => `${label} ${options[plane.at[i]]}`);
     const points = said.map(([name, x, y]) => `${name} (${short(x)}, ${short(y)})`).join(", ");
