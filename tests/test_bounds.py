@@ -58,6 +58,27 @@ def test_the_theorem_as_printed_written_out_once_more():
     assert float(none.tail) == 0
 
 
+@given(POSITIVE, POSITIVE, EXAMPLES, WEIGHTS, DELTA)
+@settings(max_examples=100, deadline=None)
+def test_printed_form_in_plain_arithmetic(w, rho, n, k, delta):
+    """To the precision at which another program's formula is held against it."""
+    ratio = (w / rho) ** 2 * (1 + math.sqrt(math.log(n) / k)) ** 2
+    inside = k * math.log1p(ratio) + 4 * math.log(n / delta)
+    expected = math.sqrt((inside + 8 * math.log(6 * n + 3 * k)) / (n - 1))
+    found = float(sam_bound(0.0, w, rho=rho, n=n, k=k, delta=delta).complexity)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+@given(st.integers(3, 10**6), st.floats(0.05, 170), st.floats(1, 10), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_trivial_where_the_paper_says_so(n, per_weight, factor, derived):
+    """||w||² > rho² (exp(4 n / k) - 1), and any delta."""
+    k = max(1, math.ceil(n / per_weight))
+    norm = factor * math.sqrt(math.expm1(4 * n / k)) * 0.1
+    bound = sam_bound(0.0, norm, rho=0.1, n=n, k=k, delta=0.999, derived=derived)
+    assert float(bound.complexity) > 1
+
+
 def test_limits():
     # A huge radius leaves the terms without the norm, and so does w = 0.
     for bound in (
@@ -312,6 +333,52 @@ def test_pac_bayes_bound_covers_a_finite_class(temperature):
         assert too_many(int((true_gibbs > gibbs).sum()), repetitions, delta)
 
 
+def margin_bounds(margins, prior_has_seen=False, delta=0.1):
+    """The best bound over Gaussians N(mu u, I), and which mu, from the margins of u.
+
+    An input of margin m is wrong with probability Phi(-mu m); KL to N(0, I) is mu²/2.
+    """
+    scales = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 64.0], dtype=torch.float64)
+    risk = torch.special.ndtr(-scales[:, None, None] * margins).mean(-1)
+    kl = scales[:, None].square() / 2 * (not prior_has_seen)
+    bound, which = pac_bayes_kl_bound(risk, kl, margins.shape[-1], delta).min(0)
+    return bound, scales[which]
+
+
+def test_gaussian_posteriors_in_the_plane_are_covered():
+    """Angle and size of the posterior are chosen by the data; nothing is sampled."""
+    generator = torch.Generator().manual_seed(4)
+    repetitions, n, delta = 1000, 40, 0.1
+    x = 2 * math.pi * torch.rand(repetitions, n, generator=generator).double()
+    y = (x.cos() > 0) ^ (torch.rand(repetitions, n, generator=generator) < 0.2)
+    angles = torch.linspace(-math.pi, math.pi, 121, dtype=torch.float64)[:-1]
+    right = ((x[:, None] - angles[:, None]).cos() > 0) == y[:, None]
+    chosen = angles[right.double().mean(-1).argmax(1)][:, None]
+    bound, scale = margin_bounds((x - chosen).cos() * (2.0 * y - 1), delta=delta)
+    fine = 2 * math.pi * (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    turned = (fine - chosen).cos() * fine.cos().sign()
+    truth = 0.2 + 0.6 * torch.special.ndtr(-scale[:, None] * turned).mean(1)
+    assert not too_many(int((truth > bound).sum()), repetitions, delta)
+    alone = 1 - right.double().mean(-1).amax(1)
+    assert too_many(int((truth > alone).sum()), repetitions, delta)
+
+
+def test_a_prior_that_has_seen_the_data_is_found_out():
+    """Coin tosses learned by heart: the risk is 1/2, as only honest priors say."""
+    generator = torch.Generator().manual_seed(5)
+    repetitions, n, d = 50, 60, 120
+    x = torch.randn(repetitions, n, d, generator=generator, dtype=torch.float64)
+    y = 2.0 * torch.randint(2, (repetitions, n), generator=generator).double() - 1
+    fit = torch.linalg.lstsq(x, y[..., None]).solution
+    fit = fit / fit.norm(dim=1, keepdim=True)
+    margins = y * (x @ fit)[..., 0] / x.norm(dim=-1)
+    assert (margins > 0).all()
+    honest, _ = margin_bounds(margins)
+    peeked, _ = margin_bounds(margins, prior_has_seen=True)
+    assert not too_many(int((honest < 0.5).sum()), repetitions, 0.1)
+    assert too_many(int((peeked < 0.5).sum()), repetitions, 0.1)
+
+
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])
 def test_monte_carlo_limit_covers(p):
     samples, repetitions, delta = 400, 20_000, 0.05
@@ -395,7 +462,7 @@ def test_optimising_lowers_the_bound():
 
 
 def test_certificates_hold():
-    delta, delta_mc, repetitions = 0.2, 0.1, 12
+    delta, delta_mc, repetitions = 0.2, 0.1, 20
     failures = 0
     for seed in range(repetitions):
         certificate = certify(60, seed=seed, steps=60, delta=delta, delta_mc=delta_mc)
@@ -403,6 +470,28 @@ def test_certificates_hold():
         assert certificate.empirical_risk <= certificate.risk_upper <= certificate.bound
     assert not too_many(failures, repetitions, delta + delta_mc)
     assert failures == 0  # these bounds are far from tight
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_certificates_on_coin_tosses(honest):
+    """Labels from a coin: the risk of every classifier is exactly one half."""
+    net, n = Network(mlp(150, 2)), 100
+    failures, repetitions = 0, 8
+    for seed in range(repetitions):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(n, 150, generator=generator)
+        y = torch.randint(2, (n,), generator=generator)
+        start = net.init(seed)
+        fit = torch.linalg.lstsq(x, 2.0 * y - 1).solution
+        learned = torch.cat([-fit, fit, torch.zeros(2)])
+        assert (net(learned, x).argmax(-1) == y).all()
+        certificate = optimise_pac_bayes(
+            net, (x, y), prior=start if honest else learned, start=learned, seed=seed,
+            steps=1, sigma=0.003, learning_rate=1e-4, delta=0.04, delta_mc=0.01,
+        )  # fmt: skip
+        failures += certificate.bound < 0.5
+    # A prior that has learned the labels makes certificates that are too low.
+    assert too_many(failures, repetitions, 0.05) == (not honest)
 
 
 def test_gibbs_errors_against_the_formula():
