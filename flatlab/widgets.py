@@ -7,6 +7,8 @@ widget's ``values`` say where its controls are, and move them when changed. With
 anywidget installed the functions warn and return None, so that a notebook runs on.
 """
 
+import io
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from flatlab.intervals import mean_interval
+from flatlab.plots import STYLE, look
 
 _FOLDER = Path(__file__).parent / "explorers"
 
@@ -845,3 +848,99 @@ def scatter(
         axes=settings,
         ylabel=ylabel,
     )
+
+
+# ----------------------------------------------------------------------------- live
+
+
+def live(experiment, choices, *, xlabel, ylabel, limits=None):
+    """Controls for an experiment that runs in the kernel, with progress and a stop.
+
+    Unlike the explorers this needs a running kernel; a page without one shows nothing
+    of it, so let the cell draw a static figure first.
+
+    Args:
+        experiment: a generator function. It is called with one keyword argument per
+            choice and yields pairs: how much is done, from 0 to 1, and a dict from name
+            of a curve to a pair (x, y) of lists. It runs in a thread of its own, and
+            can be stopped whenever it yields.
+        choices: dict from argument to the list of its values.
+        xlabel: name of the horizontal axis, with its unit.
+        ylabel: name of the vertical axis, with its unit.
+        limits: (low, high) of the vertical axis; by default all values fit.
+
+    Returns:
+        An ipywidgets box, or None (with a warning) where ipywidgets is not installed.
+
+    Raises:
+        ValueError: a choice has no values.
+    """
+    if not all(len(values) for values in choices.values()):
+        raise ValueError(f"every choice needs at least one value, got {choices}")
+    try:
+        import ipywidgets
+    except ImportError:
+        warnings.warn(
+            "ipywidgets is not installed, so there are no controls here", stacklevel=2
+        )
+        return None
+    menus = {
+        name: ipywidgets.Dropdown(options=list(values), description=name)
+        for name, values in choices.items()
+    }
+    run = ipywidgets.Button(description="Run", button_style="primary")
+    stop = ipywidgets.Button(description="Stop", disabled=True)
+    bar = ipywidgets.FloatProgress(0, min=0, max=1, description="0 %")
+    state = ipywidgets.Label("Choose, and run.")
+    picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+    stopping = threading.Event()
+
+    def show(done, curves):
+        bar.value, bar.description = done, f"{done:.0%}"
+        picture.value = _drawn(curves, xlabel, ylabel, limits)
+
+    def work(values):
+        steps = experiment(**values)
+        try:
+            for done, curves in steps:
+                show(done, curves)
+                if stopping.is_set():
+                    state.value = "Stopped."
+                    break
+            else:
+                state.value = "Done."
+        except Exception as error:  # a thread has nobody else to tell
+            state.value = f"{type(error).__name__}: {error}"
+        finally:
+            steps.close()
+            run.disabled, stop.disabled = False, True
+
+    def begin(_):
+        stopping.clear()
+        run.disabled, stop.disabled = True, False
+        values = {name: menu.value for name, menu in menus.items()}
+        state.value = "Running ..."
+        threading.Thread(target=work, args=(values,), daemon=True).start()
+
+    run.on_click(begin)
+    stop.on_click(lambda _: stopping.set())
+    rows = [[*menus.values()], [run, stop, bar, state], [picture]]
+    return ipywidgets.VBox([ipywidgets.HBox(row) for row in rows])
+
+
+def _drawn(curves, xlabel, ylabel, limits) -> bytes:
+    """Curves as a PNG file, drawn without pyplot, which is not made for threads."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.5, 3.6))
+        ax = figure.subplots()
+        for i, (name, (x, y)) in enumerate(curves.items()):
+            ax.plot(x, y, label=name, **look(i) | {"marker": None})
+        ax.set(xlabel=xlabel, ylabel=ylabel, ylim=limits)
+        if curves:
+            ax.legend()
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+    return file.getvalue()

@@ -2,6 +2,8 @@
 
 import builtins
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -186,7 +188,7 @@ def test_without_anywidget_a_notebook_runs_on(monkeypatch):
     real = builtins.__import__
 
     def missing(name, *rest, **options):
-        if name == "anywidget":
+        if name in ("anywidget", "ipywidgets"):
             raise ImportError(name)
         return real(name, *rest, **options)
 
@@ -194,6 +196,8 @@ def test_without_anywidget_a_notebook_runs_on(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.warns(UserWarning, match="not installed"):
         assert explore(np.ones((3, 4))) is None
+    with pytest.warns(UserWarning, match="not installed"):
+        assert fl.widgets.live(None, {}, xlabel="", ylabel="") is None
 
 
 def test_the_saved_state_is_small():
@@ -355,3 +359,78 @@ def test_scatter_refuses(change, word):
     given = dict(measures={"a": [1, 2, 3]}, gaps=[1, 2, 3], axes={"b": [1, 1, 2]})
     with pytest.raises(ValueError, match=word):
         fl.widgets.scatter(**given | change)
+
+
+# -- experiments in the kernel -------------------------------------------------------
+
+
+def parts(box):
+    """Menus, and run, stop, bar, state and picture."""
+    menus, controls, (picture,) = (row.children for row in box.children)
+    return menus, *controls, picture
+
+
+def wait_for(condition):
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen within five seconds")
+
+
+def test_an_experiment_runs_shows_progress_and_can_run_again():
+    seen = []
+
+    def experiment(p, size):
+        seen.append((p, size))
+        for i in range(1, 4):
+            yield i / 3, {"loss": (list(range(i)), [p] * i)}
+
+    box = fl.widgets.live(
+        experiment, {"p": [0.1, 0.4], "size": [8]}, xlabel="step", ylabel="loss"
+    )
+    (p, _), run, stop, bar, state, picture = parts(box)
+    assert stop.disabled and picture.value == b""
+    run.click()
+    wait_for(lambda: state.value == "Done.")
+    assert bar.value == 1 and bar.description == "100%"
+    assert bytes(picture.value).startswith(b"\x89PNG")
+    wait_for(lambda: stop.disabled and not run.disabled)
+    p.value = 0.4
+    run.click()
+    wait_for(lambda: len(seen) == 2)
+    assert seen == [(0.1, 8), (0.4, 8)]
+
+
+def test_an_experiment_can_be_stopped():
+    closed = threading.Event()
+
+    def endless():
+        try:
+            while True:
+                time.sleep(0.01)
+                yield 0.5, {}
+        finally:
+            closed.set()
+
+    box = fl.widgets.live(endless, {}, xlabel="", ylabel="")
+    _, run, stop, bar, state, _ = parts(box)
+    run.click()
+    wait_for(lambda: bar.value == 0.5)
+    assert run.disabled and not stop.disabled
+    stop.click()
+    wait_for(lambda: state.value == "Stopped.")
+    assert closed.wait(5)
+
+
+def test_an_experiment_that_fails_says_so():
+    def broken(p):
+        yield 0.1, {}
+        raise RuntimeError(f"no {p}")
+
+    box = fl.widgets.live(broken, {"p": [1]}, xlabel="", ylabel="")
+    _, run, *_, state, _ = parts(box)
+    run.click()
+    wait_for(lambda: state.value == "RuntimeError: no 1")
+    with pytest.raises(ValueError, match="at least one value"):
+        fl.widgets.live(broken, {"p": []}, xlabel="", ylabel="")
