@@ -502,6 +502,23 @@ def read(at: str | None = None, path: str | Path | None = None) -> dict:
         return table([_parsed(row) for row in csv.DictReader(file)])
 
 
+def about(at: str | None = None) -> dict:
+    """Read where the stored study comes from.
+
+    Args:
+        at: the scale; by default the current one.
+
+    Returns:
+        The content of ``results/<scale>/study.json``: versions, device, processor
+        time, checksum, and the rows of ``short_units`` under ``short``.
+
+    Raises:
+        FileNotFoundError: nothing is stored at this scale.
+    """
+    path = book_root() / "results" / (at or scale()) / "study.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def _parsed(row: dict[str, str]) -> dict:
     values = {n: float(v) if v else None for n, v in row.items() if n != "optimizer"}
     return {**values, "optimizer": row["optimizer"]}

@@ -222,6 +222,38 @@ def test_one_command_runs_writes_and_goes_on(monkeypatch, tmp_path, capsys):
     assert about["short"] == networks_of(unit)
 
 
+def test_costs_tell_what_was_measured_from_what_is_projected(tmp_path):
+    about = {"processor_seconds": 1440, "networks": 1000}
+    (tmp_path / "study.json").write_text(json.dumps(about))
+    study._write_costs(tmp_path)
+    text = (tmp_path / "study-cost.txt").read_text()
+    assert "| 1.44 s | measured, 1000 networks |" in text
+    assert "10,000 networks, 2 cores | 2.0 h | projected" in text  # 1.44e4 s / 2
+    assert "two processes" not in text
+    rates = {"networks_per_minute": {"1": [50, 10, 40], "2": [60, 30, 99]}}
+    (tmp_path / "study-throughput.json").write_text(json.dumps(rates))
+    study._write_costs(tmp_path)
+    text = (tmp_path / "study-cost.txt").read_text()
+    assert "1.50 times as fast | measured, median of 3" in text
+    assert "10,000 networks, 16 cores | 0.3 h | projected" in text  # 4 h / 16 / 0.75
+
+
+def test_throughput_counts_networks(monkeypatch):
+    monkeypatch.setattr(study, "units", lambda at: [TINY, {**TINY, "seed": 1}])
+    calls = []
+
+    def count(function, units, store, jobs):
+        calls.append((sum(members(u) for u in units), jobs, units[0]["epochs"]))
+
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr(study, "sweep", count)
+    monkeypatch.setattr(study.time, "perf_counter", lambda: float(next(clock)))
+    found = study.throughput(workers=(1, 2), repeats=2)
+    # four networks in a tenth of a minute; the start is not on the clock
+    assert found["networks_per_minute"] == {"1": [40.0, 40.0], "2": [40.0, 40.0]}
+    assert calls[:4] == [(2, 1, 1), (4, 1, 10), (4, 2, 1), (4, 2, 10)]
+
+
 def networks_of(unit):
     return study.networks(**unit)["networks"]
 
@@ -243,7 +275,7 @@ def test_a_failed_unit_is_told_and_the_command_says_so(monkeypatch, tmp_path, ca
 
 
 def test_the_stored_study_is_whole():
-    about = json.loads((RESULTS / "laptop" / "study.json").read_text())
+    about = study.about("laptop")
     path = RESULTS / "laptop" / "study.csv"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == about["sha256"]
     found = study.read("laptop")
@@ -254,7 +286,7 @@ def test_the_stored_study_is_whole():
 
 
 def test_five_stored_rows_are_found_again():
-    about = json.loads((RESULTS / "laptop" / "study.json").read_text())
+    about = study.about("laptop")
     assert len(about["short"]) == 5
     for unit, kept in zip(study.short_units(), about["short"], strict=True):
         (row,) = networks_of(unit)
