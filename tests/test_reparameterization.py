@@ -1,5 +1,7 @@
 """Rescalings: the function stays, the weights move as the definition says."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,8 +9,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flatlab import models
+from flatlab.hessian import Hessian
+from flatlab.loss import Loss
+from flatlab.neighbourhoods import adaptive_ball, ball
 from flatlab.network import Network
 from flatlab.reparameterization import rescale_layers, rescale_units
+from flatlab.sharpness import (
+    average_sharpness,
+    fisher_rao_norm,
+    worst_case_sharpness,
+)
+
+INF = math.inf
 
 NETS = {
     "mlp": (lambda: models.mlp(6, 5, 4, 3), (6,), [5, 4, 3]),
@@ -136,3 +148,133 @@ def test_the_number_of_factors_is_checked():
         rescale_units(net, w, torch.ones(4))
     with pytest.raises(ValueError, match="positive"):
         rescale_units(net, w, -torch.ones(5))
+
+
+@st.composite
+def rescaled_networks(draw):
+    """A random chain with random weights, and the same function written otherwise.
+
+    Widths, depth, biases, data and the factors of all hidden units are drawn.
+    """
+    widths = draw(st.lists(st.integers(1, 6), min_size=3, max_size=5))
+    widths[-1] = max(widths[-1], 2)
+    net = Network(models.mlp(*widths, bias=draw(st.booleans())))
+    g = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+    w = torch.randn(2, net.k, generator=g, dtype=torch.float64)
+    x = torch.randn(11, widths[0], generator=g, dtype=torch.float64)
+    y = torch.randint(widths[-1], (11,), generator=g)
+    moved, spread = w, draw(st.floats(0.1, 2))
+    for layer, units in enumerate(widths[1:-1]):
+        z = torch.randn(2, units, generator=g, dtype=torch.float64)
+        moved = rescale_units(net, moved, (spread * z).exp(), layer)
+    torch.testing.assert_close(net(moved, x), net(w, x), rtol=1e-9, atol=1e-9)
+    return Loss(net, (x, y), draw(st.sampled_from(["mse", "cross_entropy"]))), w, moved
+
+
+@settings(deadline=None, max_examples=25)
+@given(case=rescaled_networks(), rho=st.floats(0.01, 0.5), p=st.sampled_from([2, INF]))
+def test_adaptive_measures_ignore_a_rescaling_of_units(case, rho, p):
+    loss, w, moved = case
+    same = dict(rtol=1e-6, atol=1e-10)
+    around = adaptive_ball(rho, p=p)
+    # the step of ASAM and a fixed set of noise: nothing that searches
+    before, after = (
+        worst_case_sharpness(loss, v, around, steps=0, restarts=0).values
+        for v in (w, moved)
+    )
+    torch.testing.assert_close(after, before, **same)
+    before, after = (
+        average_sharpness(loss, v, around, samples=6).values for v in (w, moved)
+    )
+    torch.testing.assert_close(after, before, **same)
+
+
+@settings(deadline=None, max_examples=25)
+@given(case=rescaled_networks())
+def test_fisher_rao_ignores_a_rescaling_of_units(case):
+    loss, w, moved = case
+    before, after = fisher_rao_norm(loss, w), fisher_rao_norm(loss, moved)
+    torch.testing.assert_close(after, before, rtol=1e-7, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=25)
+@given(case=rescaled_networks(), p=st.sampled_from([2, INF]), seed=st.integers(0, 99))
+def test_the_adaptive_set_moves_with_the_weights(case, p, seed):
+    # T_w: epsilon / w is what counts, so the set at c * w is c times the set at w
+    loss, w, moved = case
+    layout, around = loss.net.layout, adaptive_ball(0.3, p=p)
+    scale = moved / w
+    g = torch.Generator().manual_seed(seed)
+    epsilon = torch.randn(w.shape, generator=g, dtype=torch.float64)
+    torch.testing.assert_close(
+        around.norm(scale * epsilon, moved, layout), around.norm(epsilon, w, layout)
+    )
+    torch.testing.assert_close(
+        around.project(scale * epsilon, moved, layout),
+        scale * around.project(epsilon, w, layout),
+    )
+    torch.testing.assert_close(
+        around.steepest(epsilon / scale, moved, layout),
+        scale * around.steepest(epsilon, w, layout),
+    )
+
+
+@settings(deadline=None, max_examples=15)
+@given(case=rescaled_networks())
+def test_gradient_and_hessian_transform_as_theorem_3_says(case):
+    loss, w, moved = case
+    d = w / moved  # the diagonal of D
+    torch.testing.assert_close(
+        loss.gradient(moved), d * loss.gradient(w), rtol=1e-6, atol=1e-9
+    )
+    v = torch.ones_like(w)[..., None]
+    left = Hessian(loss, moved) @ (v / d[..., None])
+    right = d[..., None] * (Hessian(loss, w) @ v)
+    torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-8)
+
+
+def test_a_constant_in_the_scale_breaks_the_invariance():
+    # what makes the tests above able to fail
+    net, w, x, _ = prepared("mlp")
+    loss = Loss(net, (x, torch.arange(9) % 3))
+    moved = rescale_layers(net, w, 30.0)
+    for around in (ball(0.1), adaptive_ball(0.1, eta=0.01)):
+        before, after = (
+            average_sharpness(loss, v, around, samples=6).values for v in (w, moved)
+        )
+        assert ((after - before).abs() > 0.01 * before.abs()).all()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_forgotten_biases_change_the_function_where_there_are_any(bias):
+    net = Network(models.mlp(6, 5, 4, 3, bias=bias))
+    w = net.init(range(2), dtype=torch.float64)
+    x = torch.linspace(-1, 1, 54, dtype=torch.float64).view(9, 6)
+    p = dict(net.unflatten(rescale_layers(net, w, 7.0)))
+    for name, value in net.unflatten(w).items():
+        if name.endswith("bias"):
+            p[name] = value
+    forgotten = net.flatten(p, members=True)
+    same = torch.allclose(net(forgotten, x), net(w, x), rtol=1e-9, atol=1e-9)
+    assert same is (not bias)
+
+
+class Skip(nn.Module):
+    """x + linear(x): what goes around is not multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def test_a_skip_connection_inside_a_chain_is_named():
+    net = chain(nn.ReLU(), Skip(), nn.ReLU())
+    for call in (
+        lambda: rescale_layers(net, net.weights(), 2.0),
+        lambda: rescale_units(net, net.weights(), torch.full((4,), 2.0)),
+    ):
+        with pytest.raises(ValueError, match=r"Skip.*skip connections"):
+            call()
