@@ -28,9 +28,11 @@ def circle_and_ellipse(w, rho):
             x, y = u + rho * np.multiply(t, (np.cos(angle), np.sin(angle)))
             return -((x * y - 1) ** 2)
         starts = np.linspace(0, 2 * np.pi, 60)
-        inside = dict(method="bounded")
-        found = [minimize_scalar(low, bounds=(s, s + 0.2), **inside).fun for s in starts]
-        return -min(found) - (u[0] * u[1] - 1) ** 2
+        low_points = []
+        for s in starts:
+            found = minimize_scalar(low, bounds=(s, s + 0.2), method="bounded")
+            low_points.append(found.fun)
+        return -min(low_points) - (u[0] * u[1] - 1) ** 2
     return best((1.0, 1.0)), best(np.abs(u))
 """,
     "batchnorm": """
