@@ -28,7 +28,7 @@ export FLATLAB_SCALE
 export FLATLAB_PROGRESS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book offline test check clean-notebooks bench results assignments \
+.PHONY: help setup book offline pdf test check clean-notebooks bench results assignments \
   grade clean distclean
 
 help: ## list the commands
@@ -55,6 +55,10 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile \
 
 offline: book ## pack the built book for reading without a network: _build/flatlab-book.zip
 	$(PY) -c "import shutil; shutil.make_archive('_build/flatlab-book', 'zip', '_build', 'html')"
+
+pdf: $(READY) ## print the whole book, with Chromium: _build/flatlab-book.pdf
+	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . --builder singlehtml -n -W --keep-going
+	$(PY) book/_ext/print_book.py _build/singlehtml _build/flatlab-book.pdf
 
 test: $(READY) ## style, unit tests, notebooks, the built book and its pages in a browser
 	$(PYTEST) --nbval-lax --nbval-current-env --cov --cov-report=term \

@@ -8,6 +8,7 @@
 - Icons come from a font inside a style sheet, and so work without a server too.
 - Launch and repository buttons appear only when a repository is configured.
 - The API reference has a section for every module of the package that exists.
+- The book can be written as a single page, from which it is printed.
 """
 
 import ast
@@ -206,6 +207,16 @@ def module_sections(root):
     return "\n".join(sections)
 
 
+def share_visitors(app):
+    """Let the book as one page write every node that it writes as many pages.
+
+    Some extension registers nodes for that builder alone, and Sphinx then leaves out
+    those that others registered for all builders of HTML.
+    """
+    handlers = app.registry.translation_handlers
+    handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
+
+
 def write_api(app, docname, source):
     """Replace the mark in a page by the sections of the API reference."""
     if API_MARK in source[0]:
@@ -227,6 +238,7 @@ def setup(app):
     """Connect to Sphinx."""
     app.add_config_value("flatbook_assets", "", "html", str)
     app.connect("config-inited", configure)
+    app.connect("builder-inited", share_visitors)
     app.connect("source-read", write_api)
     app.connect("autodoc-process-docstring", keep_bars)
     app.connect("build-finished", copy_mathjax)

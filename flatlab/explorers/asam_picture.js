@@ -8,14 +8,14 @@ const lossOf = (w1, w2, target) => (w1 * w2 - target) ** 2;
 function worstCase([w1, w2], rho, target, adaptive) {
   const [a, b] = adaptive ? [rho * Math.abs(w1), rho * Math.abs(w2)] : [rho, rho];
   const at = (t) => lossOf(w1 + a * Math.cos(t), w2 + b * Math.sin(t), target);
-  const count = 360;
+  const count = 90;
   let best = 0;
   for (let i = 1; i < count; i += 1)
     if (at((2 * Math.PI * i) / count) > at((2 * Math.PI * best) / count)) best = i;
   // Golden section between the neighbours of the best of them.
   const ratio = (Math.sqrt(5) - 1) / 2;
   let [low, high] = [best - 1, best + 1].map((i) => (2 * Math.PI * i) / count);
-  for (let i = 0; i < 60; i += 1) {
+  for (let i = 0; i < 50; i += 1) {
     const [c, d] = [high - ratio * (high - low), low + ratio * (high - low)];
     if (at(c) > at(d)) high = d;
     else low = c;
@@ -58,6 +58,17 @@ function build(view) {
   };
   const contours = contourLines(map, levels);
 
+  // The highest rise all along the hyperbola, counted again only for another radius.
+  const known = [];
+  function curve(i) {
+    const rho = RADII[i ? view.values.ellipse : view.values.circle];
+    if (known[i]?.rho !== rho) {
+      const rise = (p) => worstCase(p, rho, target, i === 1).value - lossOf(...p, target);
+      known[i] = { rho, rises: Array.from(places, weights).map(rise) };
+    }
+    return known[i].rises;
+  }
+
   return () => {
     const s = view.values.place;
     const w = weights(s);
@@ -84,10 +95,8 @@ function build(view) {
     knob.put(w[0], w[1], `${where}, loss ${short(now)}, rise in the ${text}`, (s / Math.log(reach) + 1) / 2);
     map.finish(`The loss over two weights, low along a hyperbola. Around ${where} lie a circle and an ellipse, each with the point of its highest loss.`);
 
-    const curves = [false, true].map((adaptive, i) =>
-      along.map((p) => worstCase(p, rho[i], target, adaptive).value - lossOf(...p, target)),
-    );
     const xs = along.map((p) => p[0]);
+    const curves = [curve(0), curve(1)];
     graph.start({ x: [xs[0], xs[80]], y: [0, 1.1 * Math.max(...extent(curves))], logX: true });
     graph.rule({ x: w[0], name: "fx-now" });
     for (const [i, look] of [[0, 1], [1, 0]]) {

@@ -29,12 +29,12 @@ FLAGS = [
 IGNORED = ("favicon.ico",)
 
 
-def jupyter_book(source, output, **environment):
+def jupyter_book(source, output, *options, **environment):
     """Build a book as `make book` does; returns the finished process."""
     process = subprocess.run(
         [
             *(Path(sys.executable).with_name("jupyter-book"), "build", source),
-            *("--path-output", output, "-n", "-W", "--keep-going"),
+            *("--path-output", output, "-n", "-W", "--keep-going", *options),
         ],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

@@ -1,0 +1,129 @@
+"""The book as a single page, and on paper."""
+
+import importlib.util
+import re
+
+import nbformat
+import pytest
+from pypdf import PdfReader
+
+from .conftest import CHROMIUM, ROOT, jupyter_book
+
+SCRIPT = ROOT / "book" / "_ext" / "print_book.py"
+spec = importlib.util.spec_from_file_location("print_book", SCRIPT)
+printer = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(printer)
+
+PAGE = """# Toy
+
+Before the formula.
+
+$$
+f(x) = x^2
+$$ (eq-toy)
+
+```{exercise} Compute
+:label: ex-toy
+What is {eq}`eq-toy` at 2?
+```
+
+```{solution} ex-toy
+:class: dropdown
+The hidden answer is four.
+```
+
+```{dropdown} A question
+The hidden reply.
+```
+"""
+
+WIDE = "$$\n" + " + ".join(f"a_{{{i}}}" for i in range(60)) + "\n$$"
+
+CODE = f"""\
+import matplotlib.pyplot as plt
+import numpy as np
+print("{"long line " * 20}the end")
+fig, ax = plt.subplots()
+ax.plot([1, 2])
+plt.show()
+"""
+
+EXPLORER = """\
+fig, ax = plt.subplots()
+ax.plot([2, 1])
+plt.show()
+panel = fl.widgets.lines([1, 2], {"a": [[1, 2]]}, xlabel="x", ylabel="y")
+fl.widgets.explore({"s": [1]}, [panel], title="Title of the explorer")"""
+
+
+@pytest.fixture(scope="module")
+def printed(request, tmp_path_factory):
+    """A small book of two pages, its PDF, and what the printer said."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed, so nothing is printed")
+    folder = tmp_path_factory.mktemp("print")
+    (folder / "book").mkdir()
+    for name in ("_ext", "_static", "references.bib"):
+        (folder / "book" / name).symlink_to(ROOT / "book" / name)
+    (folder / "_config.yml").symlink_to(ROOT / "_config.yml")
+    (folder / "flatlab").symlink_to(ROOT / "flatlab")
+    (folder / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nchapters:\n- file: book/second\n"
+    )
+    (folder / "book" / "index.md").write_text("# Front\n\nThe first page.\n")
+    alt = {"mystnb": {"image": {"alt": "A line that rises from one to two."}}}
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell(PAGE, id="page"),
+            nbformat.v4.new_markdown_cell(WIDE, id="wide"),
+            nbformat.v4.new_code_cell(CODE, id="code", metadata=alt),
+            nbformat.v4.new_code_cell(
+                "import flatlab as fl", id="import", metadata={"tags": ["hide-input"]}
+            ),
+            nbformat.v4.new_code_cell(EXPLORER, id="explorer", metadata=alt),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+    )
+    nbformat.write(notebook, folder / "book" / "second.ipynb")
+    process = jupyter_book(
+        folder, folder, "--builder", "singlehtml", FLATLAB_SCALE="smoke"
+    )
+    assert process.returncode == 0, process.stdout
+    target = folder / "book.pdf"
+    report = printer.print_book(folder / "_build" / "singlehtml", target)
+    return PdfReader(target), report
+
+
+def test_everything_is_on_paper(printed):
+    reader, _ = printed
+    text = "".join(re.sub(r"\s+", "", page.extract_text()) for page in reader.pages)
+    for words in (
+        "The first page.",
+        "Before the formula.",
+        "The hidden answer is four.",  # closed boxes are opened
+        "The hidden reply.",
+        "importflatlabasfl",
+        "the end",  # of a line that is wider than the paper
+        "(1)",
+    ):
+        assert words.replace(" ", "") in text, words
+    # An explorer cannot be played with on paper: its figure stands there.
+    assert "Titleoftheexplorer" not in text.replace('title="Titleoftheexplorer"', "")
+    pictures = [image for page in reader.pages for image in page.images]
+    assert len(pictures) == 2
+
+
+def test_nothing_is_cut_off(printed):
+    _, report = printed
+    assert report == {"shrunk": 1, "boxes": [], "figures": [], "errors": 0}
+
+
+def test_pages_can_be_found_again(printed):
+    reader, _ = printed
+    titles = [entry.title for entry in reader.outline if not isinstance(entry, list)]
+    assert titles, "the PDF has no outline"
+
+
+def test_a_folder_without_a_single_page_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no book as a single page"):
+        printer.print_book(tmp_path, tmp_path / "book.pdf")
