@@ -12,14 +12,15 @@ PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 ID = "install"
 
 TEXT = """\
-# Installs flatlab where it is missing, as on Colab. From the wheel or
-# the clone that this notebook lies in, else from the package index; what
-# is installed of torch and NumPy stays as it is.
+# Installs flatlab where it is missing, as on Colab: from the wheel or
+# the clone that this notebook lies in, else from the package index.
+# What is installed of torch and NumPy stays as it is.
 import importlib.metadata
 import pathlib
 import subprocess
 import sys
 import tempfile
+
 
 def installed(name):
     try:
@@ -27,17 +28,23 @@ def installed(name):
     except importlib.metadata.PackageNotFoundError:
         return None
 
+
+def usable(path):
+    return path.is_file() or (path / "flatlab").is_dir()
+
+
 if installed("flatlab") != "{version}":
     here = pathlib.Path.cwd()
-    found = [f"{wheel}[course]" for wheel in here.glob("flatlab-{version}-*.whl")]
-    clones = [p for p in here.parents if (p / "flatlab/loss.py").is_file()]
-    found += [f"{clone}[course]" for clone in clones]
-    found += ["flatlab[course]=={version}"]
-    kept = [f"{n}=={installed(n)}" for n in ("torch", "numpy") if installed(n)]
+    found = [*here.glob("flatlab-{version}-*.whl"), *here.parents]
+    found = list(filter(usable, found)) or ["flatlab"]
+    end = "" if isinstance(found[0], pathlib.Path) else "=={version}"
+    names = [name for name in ("torch", "numpy") if installed(name)]
+    kept = [f"{name}=={installed(name)}" for name in names]
     pins = pathlib.Path(tempfile.mkdtemp()) / "kept.txt"
     pins.write_text("\\n".join(kept))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(pins)]
-    subprocess.run([*pip, found[0]], check=True)
+    source = f"{found[0]}[course]{end}"
+    pip = ["-m", "pip", "install", "-q", "-c", str(pins)]
+    subprocess.run([sys.executable, *pip, source], check=True)
 """
 
 
