@@ -62,8 +62,8 @@ pdf: $(READY) ## print the whole book, with Chromium: _build/flatlab-book.pdf
 
 test: $(READY) ## style, unit tests, notebooks, the built book and its pages in a browser
 	$(PYTEST) --nbval-lax --nbval-current-env --cov --cov-report=term \
-		tests/book/test_build.py book tests/test_*.py tests/book tests/assignments \
-		$(PYTEST_ARGS)
+		tests/book/test_build.py book assignments/source tests/test_*.py tests/book \
+		tests/assignments $(PYTEST_ARGS)
 
 check: $(READY) ## the quick part of the tests: style and the package alone
 	$(PYTEST) tests/test_*.py $(PYTEST_ARGS)

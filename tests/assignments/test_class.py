@@ -113,7 +113,7 @@ def classroom(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_class_of_twelve(name, tmp_path):
+def test_a_class_of_twelve(name, tmp_path, confined):
     students = classroom(name)
     assert len(students) == 12
     for student, (text, _, _) in students.items():

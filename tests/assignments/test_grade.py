@@ -32,7 +32,7 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def graded(toys):
+def graded(toys, confined):
     def run(content):
         return grade.grade("ada", notebooks.read("toy", toys), "toy.ipynb", content)
 
@@ -268,7 +268,7 @@ def test_the_environment_tells_nothing(graded, monkeypatch):
 # -- a class
 
 
-def test_a_class_is_graded_each_by_itself(toys, tmp_path, monkeypatch):
+def test_a_class_is_graded_each_by_itself(toys, tmp_path, monkeypatch, confined):
     monkeypatch.setattr(notebooks, "SOURCE", toys)
     monkeypatch.setattr(notebooks, "names", lambda: ["toy"])
     assignments = {"toy": notebooks.read("toy", toys)}
