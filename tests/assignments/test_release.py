@@ -1,0 +1,47 @@
+"""What goes out: a zip per assignment that holds all that a student needs."""
+
+import zipfile
+
+import nbformat
+import pytest
+
+from assignments import notebooks, release
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    output = tmp_path_factory.mktemp("released")
+    (output / "student" / "an-older-release").mkdir(parents=True)
+    return output, release.release(output)
+
+
+def test_there_is_one_for_each_chapter_from_memorization_on():
+    assert len(notebooks.names()) == 8
+    assert all(
+        (notebooks.SOURCE / n / f"{n}.ipynb").is_file() for n in notebooks.names()
+    )
+
+
+def test_a_zip_holds_the_notebook_and_the_wheel(released):
+    output, zips = released
+    assert [z.stem for z in zips] == notebooks.names()
+    for path in zips:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            wheel = next(n for n in names if n.endswith(".whl"))
+            assert sorted(names) == sorted([f"{path.stem}/{path.stem}.ipynb", wheel])
+            text = archive.read(f"{path.stem}/{path.stem}.ipynb").decode()
+        assert not [secret for secret in release.SECRETS if secret in text]
+        nbformat.validate(nbformat.reads(text, as_version=4))
+    with zipfile.ZipFile(output / "student" / "sam" / wheel.split("/")[1]) as archive:
+        names = archive.namelist()
+        assert "flatlab/__init__.py" in names
+        assert not [n for n in names if "assignments" in n or "tests" in n]
+
+
+def test_an_older_release_is_gone_and_the_instructor_has_everything(released):
+    output, _ = released
+    assert not (output / "student" / "an-older-release").exists()
+    for name in notebooks.names():
+        kept = output / "instructor" / name / f"{name}.ipynb"
+        assert "### BEGIN SOLUTION" in kept.read_text("utf-8")
