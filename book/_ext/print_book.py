@@ -11,9 +11,11 @@ import shutil
 import sys
 from pathlib import Path
 
-# CSS pixels of A4 between the margins, at 96 to the inch.
+# Printed a little smaller than on the screen. The width is that of A4 between the
+# margins, in CSS pixels of a 96th of an inch.
+SCALE = 0.8
 MARGIN = "12mm"
-WIDTH = 703
+WIDTH = round((210 - 2 * 12) / 25.4 * 96 / SCALE)
 
 # Chromium as distributions call it; without one, the one that Playwright brought.
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -89,6 +91,7 @@ def print_book(folder, target):
         page.pdf(
             path=str(target),
             format="A4",
+            scale=SCALE,
             margin=dict.fromkeys(("top", "bottom", "left", "right"), MARGIN),
             print_background=True,
             outline=True,

@@ -37,7 +37,7 @@ The hidden reply.
 ```
 """
 
-WIDE = "$$\n" + " + ".join(f"a_{{{i}}}" for i in range(60)) + "\n$$"
+WIDE = "$$\n" + " + ".join(f"a_{{{i}}}" for i in range(90)) + "\n$$"
 
 CODE = f"""\
 import matplotlib.pyplot as plt
@@ -101,12 +101,14 @@ def test_everything_is_on_paper(printed):
         "The first page.",
         "Before the formula.",
         "The hidden answer is four.",  # closed boxes are opened
+        "A question",
         "The hidden reply.",
         "importflatlabasfl",
         "the end",  # of a line that is wider than the paper
         "(1)",
     ):
         assert words.replace(" ", "") in text, words
+    assert "Clicktohide" not in text and "Showcodecell" not in text
     # An explorer cannot be played with on paper: its figure stands there.
     assert "Titleoftheexplorer" not in text.replace('title="Titleoftheexplorer"', "")
     pictures = [image for page in reader.pages for image in page.images]
@@ -115,7 +117,13 @@ def test_everything_is_on_paper(printed):
 
 def test_nothing_is_cut_off(printed):
     _, report = printed
-    assert report == {"shrunk": 1, "boxes": [], "figures": [], "errors": 0}
+    assert report["shrunk"] >= 1  # the formula of ninety terms
+    assert report == {
+        "shrunk": report["shrunk"],
+        "boxes": [],
+        "figures": [],
+        "errors": 0,
+    }
 
 
 def test_pages_can_be_found_again(printed):
