@@ -45,6 +45,9 @@ def test_the_grid_is_large_and_varies_every_setting(at, fewest):
             assert len(units[0][axis]) >= 2
         elif axis != "seed":
             assert len({unit[axis] for unit in units}) >= 2
+    # seeds of members are 100 seed + 0, 1, ...: no two networks share one
+    assert len({unit["seed"] for unit in units}) == len(units)
+    assert all(members(unit) <= 100 for unit in units)
     assert study.units(at) == units
 
 
@@ -190,7 +193,7 @@ def test_outcomes(measured):
 
 def test_the_cost_of_label_noise_compares_two_rows(tiny):
     clean = {**tiny[0], "fitted": True, "test_error": 0.3}
-    noisy = {**clean, "corruption": 0.1, "test_error": 0.45}
+    noisy = {**clean, "corruption": 0.1, "test_error": 0.45, "seed": 5}
     alone = {**clean, "rate": 0.7}
     unfitted = {**noisy, "rate": 0.7, "fitted": False}
     cost = study.table([clean, noisy, alone, unfitted])["noise_cost"]
