@@ -44,7 +44,7 @@ function build(view) {
     }
     const centre = bilinear(s, 0, 0);
     map.dot(0, 0, { look: 1, size: 5 });
-    map.finish(`The loss around the weights rescaled by ${short(alpha)}: the same surface, ${short(alpha)} times as wide in the first layer and as narrow in the second. Within ${short(radius)} it rises to ${short(worst)} ${unit}.`);
+    map.finish(`The loss around the weights rescaled by ${short(alpha)}: the same surface, ${short(alpha)} times as wide in the first layer and as narrow in the second. Within ${short(radius)} it rises to ${`${short(worst)} ${unit}`.trim()}.`);
 
     const [a, b] = extent(measures.map((m) => m.values));
     const ends = [Math.min(a, 0.5) / 1.2, Math.max(b, 2) * 1.2];
@@ -58,7 +58,7 @@ function build(view) {
     });
     graph.finish(`Measures over α, relative to their values at α = 1. Here: ${said.join(", ")}.`);
     view.say(
-      `α ${short(alpha)}: at the centre the loss is ${short(centre)} ${unit} as before; ` +
+      `α ${short(alpha)}: at the centre the loss is ${`${short(centre)} ${unit}`.trim()} as before; ` +
         `within ${short(radius)}, where the plane was measured, it rises to ${short(worst)}. ${sentence(said.join(", "))}.`,
     );
   };

@@ -607,7 +607,7 @@ function heights(surfaces, unit) {
     legend: html(
       "div",
       { class: "fx-scale", "aria-hidden": "true" },
-      short(floor, 2), bar, `${short(high, 2)} ${unit}`,
+      short(floor, 2), bar, `${short(high, 2)} ${unit}`.trim(),
     ),
   };
 }
