@@ -307,7 +307,7 @@ def _pack_pictures(part: Panel, sliders: Mapping, shape) -> dict:
             f"the images have shape {images.shape}, expected {shape} and then "
             "(pictures, height, width), with or without a last axis of 3 colours"
         )
-    low, high = part.content["range"]
+    low, high = map(float, part.content["range"])
     captions = part.content["captions"]
     if captions is None:
         captions = np.full((*shape, rest[0]), "")

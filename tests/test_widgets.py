@@ -92,6 +92,10 @@ def test_pictures_are_cut_to_their_range():
     assert np.array_equal(pixels, expected)
     assert part["captions"] == captions
     assert (part["count"], part["size"], part["channels"]) == (2, [2, 2], 1)
+    ends = torch.tensor(1.0), torch.tensor(0.0)  # the other way round: ink on white
+    ink = fl.widgets.pictures(images, title="ink", range=ends)
+    (part,) = explore(panels=[ink]).data["panels"]
+    assert np.array_equal(unpacked(part["pixels"]), 255 - expected)
     colours = fl.widgets.pictures(np.zeros((3, 1, 2, 2, 3)), title="colours")
     assert explore(panels=[colours]).data["panels"][0]["channels"] == 3
 
