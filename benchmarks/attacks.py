@@ -59,7 +59,7 @@ def reached(module, x, y) -> tuple[float, float]:
 
 
 def measure(settings: Settings) -> list[Line]:
-    members, n = settings.size(8, 2), settings.size(500, 50)
+    members, n = settings.size(8, 2), settings.size(200, 50)
     data = blobs(settings, n)
     x, y = data.train.x.sigmoid(), data.train.y
     net = Network(mlp(64, 128, 128, 10).to(settings.device))
