@@ -821,12 +821,12 @@ def scatter(
     gaps = _numbers("gaps", gaps, 1)
     if not measures or not axes or len(gaps) < 2:
         raise ValueError("scatter needs a measure, a setting and at least two networks")
-    packed, settings = [], []
+    columns, settings = [], []
     for name, values in measures.items():
         values = _numbers(name, values, 1)
         if values.shape != gaps.shape:
             raise ValueError(f"{name} has {len(values)} values, expected {len(gaps)}")
-        packed.append({"name": name, "values": _pack(values, "f8")})
+        columns.append(_column(name, values))
     for name, values in axes.items():
         values = values.tolist() if hasattr(values, "tolist") else list(values)
         different = sorted(set(values))
@@ -835,7 +835,7 @@ def scatter(
                 f"{name} has {len(values)} values, {len(different)} different ones; "
                 f"expected {len(gaps)} and at most 14"
             )
-        groups = [different.index(v) for v in values]
+        groups = _pack([different.index(v) for v in values], "u1")
         texts = [_text(v) for v in different]
         settings.append({"name": name, "groups": groups, "texts": texts})
     return _explorer(
@@ -843,11 +843,21 @@ def scatter(
         title,
         hint,
         {"measure": 0, "axis": 0},
-        measures=packed,
-        gaps=_pack(gaps, "f8"),
+        measures=columns,
+        gaps=_column(ylabel, gaps) | {"log": False, "values": _pack_rounded(gaps)},
         axes=settings,
         ylabel=ylabel,
     )
+
+
+def _column(name, values) -> dict:
+    """Values to draw, in 16 bits, and their ranks, from which tau is counted."""
+    log = bool(values.min() > 0 and values.max() > 30 * values.min())
+    different, ranks = np.unique(values, return_inverse=True)
+    if len(different) > 2**16:
+        raise ValueError(f"{name} has more than {2**16} different values")
+    drawn = _pack_rounded(np.log(values) if log else values)
+    return {"name": name, "log": log, "values": drawn, "ranks": _pack(ranks, "u2")}
 
 
 # ----------------------------------------------------------------------------- live

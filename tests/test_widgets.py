@@ -342,12 +342,25 @@ def test_information_plane_refuses(change, word):
         fl.widgets.information_plane(**given | change)
 
 
-def test_settings_become_groups():
+def test_settings_become_groups_and_values_exact_ranks():
     axes = {"depth": np.array([3, 2, 3, 2]), "kind": ["b", "a", "b", "c"]}
-    widget = fl.widgets.scatter({"norm": torch.rand(4)}, np.arange(4), axes)
+    wide = np.array([1e-3, 5.0, 1e-3, 5.0 + 1e-12])
+    measures = {"wide": wide, "flat": [1, 2, 1, -1]}
+    widget = fl.widgets.scatter(measures, np.arange(4), axes)
     depth, kind = widget.data["axes"]
-    assert depth == {"name": "depth", "groups": [1, 0, 1, 0], "texts": ["2", "3"]}
-    assert kind["groups"] == [1, 0, 1, 2]
+    assert depth["name"] == "depth" and depth["texts"] == ["2", "3"]
+    assert unpacked(depth["groups"]).tolist() == [1, 0, 1, 0]
+    assert unpacked(kind["groups"]).tolist() == [1, 0, 1, 2]
+    wide, flat = widget.data["measures"]
+    assert wide["log"] and not flat["log"]
+    assert unpacked_ranks(wide) == [0, 1, 0, 2] and unpacked_ranks(flat) == [1, 2, 1, 0]
+    drawn = np.exp(unpacked(wide["values"]))
+    assert drawn == pytest.approx([1e-3, 5, 1e-3, 5], rel=1e-3)
+
+
+def unpacked_ranks(column):
+    ranks = column["ranks"]
+    return np.frombuffer(ranks["bytes"], "<u2").tolist()
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,17 @@ function within(a, b, groups) {
 const three = (tau) => (Number.isNaN(tau) ? "none" : tau.toFixed(3).replace("-", "−"));
 
 function build(view) {
-  const { ylabel, axes } = view.data;
-  const measures = view.data.measures.map(({ name, values }) => ({ name, values: unpack(values).values }));
-  const gaps = unpack(view.data.gaps).values;
+  const { ylabel } = view.data;
+  // Ranks are exact and give the correlations; values are rounded and give the picture.
+  const column = ({ name, log, values, ranks }) => {
+    const numbers = unpack(values).values;
+    return { name, log, ranks: unpack(ranks).values, values: log ? numbers.map(Math.exp) : numbers };
+  };
+  const measures = view.data.measures.map(column);
+  const gaps = column(view.data.gaps);
+  const settings = view.data.axes.map(({ groups, ...axis }) => ({ ...axis, groups: unpack(groups).values }));
   choice(view, "measure", { label: "measure", options: measures.map((m) => m.name) });
-  choice(view, "axis", { label: "colour", options: axes.map((a) => a.name) });
+  choice(view, "axis", { label: "colour", options: settings.map((a) => a.name) });
   const map = panel(view, { y: ylabel, height: 380 });
   map.figure.classList.add("fx-wide");
   const taus = new Map(); // pairs of networks are many: counted once for each choice
@@ -45,20 +51,19 @@ function build(view) {
 
   return () => {
     const { measure, axis } = view.values;
-    const { name, values } = measures[measure];
-    const { name: setting, groups, texts } = axes[axis];
+    const { name, log, values, ranks } = measures[measure];
+    const { name: setting, groups, texts } = settings[axis];
     const ends = extent([values]);
-    const log = ends[0] > 0 && ends[1] > 30 * ends[0];
     map.x = name;
-    map.start({ x: log ? [ends[0] / 1.15, ends[1] * 1.15] : room(ends), y: room(extent([gaps])), logX: log });
+    map.start({ x: log ? [ends[0] / 1.15, ends[1] * 1.15] : room(ends), y: room(extent([gaps.values])), logX: log });
     values.forEach((v, i) =>
-      map.dot(v, gaps[i], { look: groups[i], size: 4.5, name: groups[i] < 7 ? "fx-dot" : "fx-open" }),
+      map.dot(v, gaps.values[i], { look: groups[i], size: 4.5, name: groups[i] < 7 ? "fx-dot" : "fx-open" }),
     );
     map.names(texts.map((text, look) => [look, `${setting} ${text}`, look < 7 ? "fx-dot" : "fx-open"]));
-    const all = tau(`${measure}`, () => kendall(values, gaps));
-    const same = tau(`${measure} ${axis}`, () => within(values, gaps, groups));
+    const all = tau(`${measure}`, () => kendall(ranks, gaps.ranks));
+    const same = tau(`${measure} ${axis}`, () => within(ranks, gaps.ranks, groups));
     const text =
-      `Kendall's τ of ${name} and ${ylabel}: ${three(all)} over all ${gaps.length} networks, ` +
+      `Kendall's τ of ${name} and ${ylabel}: ${three(all)} over all ${gaps.ranks.length} networks, ` +
       `${three(same)} in the mean over networks of equal ${setting}`;
     map.finish(`One dot per network, ${ylabel} against ${name}, coloured by ${setting}. ${text}.`);
     view.say(`${text}.`);

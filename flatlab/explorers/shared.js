@@ -38,7 +38,7 @@ function unpack({ shape, type, bytes, low, high }) {
   const { buffer, byteOffset, byteLength } = bytes;
   const Kind = { f4: Float32Array, f8: Float64Array, u1: Uint8Array, u2: Uint16Array }[type];
   let values = new Kind(buffer.slice(byteOffset, byteOffset + byteLength));
-  if (type === "u2")
+  if (low !== undefined)
     values = Float32Array.from(values, (v) => low + ((high - low) * v) / 65535);
   return { shape, values };
 }

@@ -126,6 +126,40 @@ class Visit:
         self.context.close()
 
 
+def settle(page):
+    """Wait until what was asked for is drawn."""
+    page.evaluate(
+        "new Promise((end) => requestAnimationFrame(() => requestAnimationFrame(end)))"
+    )
+
+
+def drag(page, knob, dx, dy):
+    """Move a knob with the mouse."""
+    box = knob.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx / 2, y + dy / 2)
+    page.mouse.move(x + dx, y + dy)
+    page.mouse.up()
+
+
+def touch(page, knob, dx, dy):
+    """Move a knob with a finger, in ten steps."""
+    box = knob.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    session = page.context.new_cdp_session(page)
+
+    def send(kind, points):
+        points = [{"x": px, "y": py} for px, py in points]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    send("touchStart", [(x, y)])
+    for i in range(1, 11):
+        send("touchMove", [(x + dx * i / 10, y + dy * i / 10)])
+    send("touchEnd", [])
+
+
 @pytest.fixture
 def toy(tmp_path):
     """A small book with the settings of the real one and a package it reads."""

@@ -11,7 +11,7 @@ from ipywidgets.embed import embed_data
 
 import flatlab as fl
 
-from .conftest import ROOT, Visit
+from .conftest import ROOT, Visit, drag, settle, touch
 
 SCRIPT = ROOT / "book" / "_static" / "static_anywidget.js"
 SHEET = ROOT / "book" / "_static" / "book.css"
@@ -61,42 +61,9 @@ def shown(browser, tmp_path):
         visit.context.close()
 
 
-def settle(page):
-    """Wait until what was asked for is drawn."""
-    page.evaluate(
-        "new Promise((end) => requestAnimationFrame(() => requestAnimationFrame(end)))"
-    )
-
-
 def reading(page):
     settle(page)
     return page.locator(".fx-reading").inner_text()
-
-
-def drag(page, knob, dx, dy):
-    box = knob.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + dx / 2, y + dy / 2)
-    page.mouse.move(x + dx, y + dy)
-    page.mouse.up()
-
-
-def touch(page, knob, dx, dy):
-    """A finger on a knob, moved in ten steps."""
-    box = knob.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    session = page.context.new_cdp_session(page)
-
-    def send(kind, points):
-        points = [{"x": px, "y": py} for px, py in points]
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-    send("touchStart", [(x, y)])
-    for i in range(1, 11):
-        send("touchMove", [(x + dx * i / 10, y + dy * i / 10)])
-    send("touchEnd", [])
 
 
 def series(seed, *shape):
