@@ -494,7 +494,7 @@ def asam_picture(
     product=1.5,
     target=1.0,
     rho=0.4,
-    reach=3.0,
+    reach=2.5,
     title="A circle and an ellipse",
     hint="Drag the weights along the hyperbola, on which the function is the same.",
 ):
@@ -507,7 +507,7 @@ def asam_picture(
     Args:
         product: w1 w2, positive.
         target: where the loss is zero.
-        rho: radius of both sets at first, between 0.04 and 0.64.
+        rho: radius of both sets at first, between 0.04 and 0.5.
         reach: how far along the hyperbola w goes: w1 from sqrt(product) / reach to
             sqrt(product) reach; more than 1.
         title: a line above the explorer.
@@ -524,8 +524,8 @@ def asam_picture(
             "expected a positive product, a finite target and a reach above 1, got "
             f"{product}, {target} and {reach}"
         )
-    if not 0.04 <= rho <= 0.64:
-        raise ValueError(f"rho must be between 0.04 and 0.64, got {rho}")
+    if not 0.04 <= rho <= 0.5:
+        raise ValueError(f"rho must be between 0.04 and 0.5, got {rho}")
     place = round(50 * rho) - 2  # radii go in steps of a fiftieth
     values = {"place": 0.0, "circle": place, "ellipse": place}
     numbers = dict(product=product, target=target, reach=reach)

@@ -24,11 +24,14 @@ function worstCase([w1, w2], rho, target, adaptive) {
   return { value: at(t), epsilon: [a * Math.cos(t), b * Math.sin(t)] };
 }
 
-const RADII = Array.from({ length: 31 }, (_, i) => (i + 2) / 50);
+const RADII = Array.from({ length: 24 }, (_, i) => (i + 2) / 50);
 
 function build(view) {
   const { target, product, reach } = view.data;
-  const end = Math.sqrt(product) * reach * 1.15;
+  // As far as circles and ellipses reach.
+  const most = RADII[RADII.length - 1];
+  const end = Math.sqrt(product) * reach * (1 + most) + 0.05;
+  const begin = Math.min(0, Math.sqrt(product) / reach - most) - 0.05;
   slider(view, "circle", { label: "ρ of the circle", count: RADII.length, text: (i) => short(RADII[i]) });
   slider(view, "ellipse", { label: "ρ of the ellipse", count: RADII.length, text: (i) => short(RADII[i]) });
   const map = panel(view, { x: "w₁", y: "w₂", square: true, grid: false });
@@ -46,7 +49,7 @@ function build(view) {
   });
   const weights = (s) => [Math.sqrt(product) * Math.exp(s), Math.sqrt(product) * Math.exp(-s)];
   const places = Float64Array.from({ length: 81 }, (_, i) => ((i - 40) / 40) * Math.log(reach));
-  const grid = Float64Array.from({ length: 61 }, (_, i) => (end * i) / 60);
+  const grid = Float64Array.from({ length: 61 }, (_, i) => begin + ((end - begin) * i) / 60);
   const top = lossOf(end, end, target);
   const levels = [0.05, 0.2, 0.5, 1, 2, 5, 10, 20, 50].filter((v) => v < top);
   // The same function on a grid, for the contours.
@@ -73,8 +76,9 @@ function build(view) {
     const s = view.values.place;
     const w = weights(s);
     const rho = [RADII[view.values.circle], RADII[view.values.ellipse]];
-    const now = lossOf(...w, target);
-    const domain = { x: [0, end], y: [0, end] };
+    const exact = lossOf(...w, target);
+    const now = exact < 1e-12 ? 0 : exact; // not the rounding of a zero
+    const domain = { x: [begin, end], y: [begin, end] };
     map.start(domain);
     map.heat("f", (a, b) => colour(Math.log1p(8 * lossOf(a, b, target)) / Math.log1p(8 * top)));
     for (const d of contours(f)) map.path(d, "fx-thin fx-over");

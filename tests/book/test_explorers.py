@@ -473,7 +473,7 @@ def test_the_weights_are_dragged_along_the_hyperbola(shown):
     for _ in range(30):
         knob.press("Shift+ArrowLeft")
     settle(page)
-    assert state()[0] == pytest.approx(1.5**0.5 / 3, rel=0.01)
+    assert state()[0] == pytest.approx(1.5**0.5 / 2.5, rel=0.01)
     ring = page.get_by_label("ρ of the ellipse")
     ring.press("End")
     settle(page)
@@ -679,6 +679,6 @@ def test_values_follow_python_and_two_views_agree(shown):
     assert sliders.first.get_attribute("aria-valuetext") == "0.04"
     sliders.first.press("End")
     settle(page)
-    assert sliders.last.get_attribute("aria-valuetext") == "0.64"
+    assert sliders.last.get_attribute("aria-valuetext") == "0.5"
     one, two = page.locator(".fx-reading").all_inner_texts()
     assert one == two
