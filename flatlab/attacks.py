@@ -99,7 +99,7 @@ def pgd(
     x = x.detach().to(search.w)
     if box is not None:
         _check_box(x, box)
-    units = max(net.activations(x[:1]), x[0].numel())
+    units = max(net.activations(x[:2]), x[0].numel())
     size = max(1, CHUNK_ELEMENTS // (len(search.w) * units))
     best = search.run(x, None, box, restarts, random_start, seed, size)
     return _attack(best, best[0], None, w.ndim == 1)

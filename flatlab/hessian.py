@@ -438,6 +438,8 @@ def _explained(error: RuntimeError, *tensors: Tensor) -> Exception:
 
 def _examples_are_separate(loss: Loss, w: Tensor) -> bool:
     """Whether the first examples get the same logits alone as together."""
+    if loss.net.mixes_examples:
+        return False
     member = w[0] if w.ndim == 2 else w
     x, y, _ = next(_chunks(loss, w, 0))
     few = min(4, y.shape[0])

@@ -263,9 +263,11 @@ class Loss:
         ]
 
     def _default_chunk(self, w: Tensor) -> int:
+        if self.net.mixes_examples:
+            return self.n  # of a part, the loss would be another
         if self._units is None:
-            one = select(self._placed[1], slice(0, 1))
-            self._units = max(self.net.activations(one), 200)
+            few = select(self._placed[1], slice(0, 2))
+            self._units = max(self.net.activations(few), 200)
         members = w.shape[0] if w.ndim == 2 and self.net.together else 1
         return max(1, min(self.n, CHUNK_ELEMENTS // (members * self._units)))
 

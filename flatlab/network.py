@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Parameters = dict[str, Tensor]
 
@@ -474,11 +475,20 @@ class Network:
             else:
                 Network._replace_dropout(child)
 
+    @property
+    def mixes_examples(self) -> bool:
+        """Whether a layer takes the statistics of the batch, so that parts differ."""
+        return any(
+            isinstance(module, _BatchNorm) and module.running_mean is None
+            for module in self._skeleton.modules()
+        )
+
     def activations(self, x) -> int:
         """Numbers that the layers put out for one example: what a gradient must hold.
 
         Args:
-            x: (1, ...) one example, or a dict or tuple of such.
+            x: (n, ...) a few examples, or a dict or tuple of such. Two are enough for
+                layers that refuse one.
 
         Returns:
             Their count, over all submodules without children.
@@ -497,15 +507,14 @@ class Network:
         finally:
             for handle in handles:
                 handle.remove()
-        return count
+        return count // len(_tensors(x)[0])
 
     def _probe(self, x) -> None:
         """Evaluate the structure once at the module's own weights, for its hooks."""
-        tensors = x.values() if isinstance(x, Mapping) else x
-        tensors = [x] if isinstance(x, Tensor) else tensors
+        tensors = _tensors(x)
         own = self.weights()
         real = [t for t in tensors if t.is_floating_point()]
-        like = own.to(real[0]) if real else own.to(next(iter(tensors)).device)
+        like = own.to(real[0]) if real else own.to(tensors[0].device)
         with torch.no_grad():
             self._run({**self._fixed(like), **self.unflatten(like)}, x)
 
@@ -538,3 +547,10 @@ class Network:
             for handle in handles:
                 handle.remove()
         return found
+
+
+def _tensors(x) -> list[Tensor]:
+    """The tensors of an input: itself, or those of a dict or tuple."""
+    if isinstance(x, Tensor):
+        return [x]
+    return list(x.values() if isinstance(x, Mapping) else x)

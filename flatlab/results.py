@@ -136,11 +136,8 @@ def _run(path, chapter, name, function, units):
             done = {_key(row["unit"]): row["result"] for row in before["rows"]}
             seconds = before["wall_seconds"]
     started = time.perf_counter()
-    for unit in progress(units, f"{chapter}: {name}"):
-        if _key(unit) in done:
-            continue
-        # Through JSON, so that a first run gives what a later one reads.
-        done[_key(unit)] = json.loads(_text(function(**unit)))
+
+    def keep():
         rows = [
             {"unit": unit, "result": done[_key(unit)]}
             for unit in units
@@ -157,6 +154,13 @@ def _run(path, chapter, name, function, units):
                 "rows": rows,
             },
         )
+
+    for unit in progress(units, f"{chapter}: {name}"):
+        if _key(unit) not in done:
+            # Through JSON, so that a first run gives what a later one reads.
+            done[_key(unit)] = json.loads(_text(function(**unit)))
+            keep()
+    keep()  # also where every unit was there, or fewer are asked for than before
     return _read(path, units)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flatlab import models
+from flatlab.data import Examples
 from flatlab.hessian import Hessian
 from flatlab.loss import Loss
 from flatlab.network import Network
@@ -517,3 +518,22 @@ def test_products_work_without_gradients_enabled():
         H = Hessian(loss, w)
         close(H @ v, expected)
         close(H.exact_trace(), Hessian(loss, w).exact_trace())
+
+
+def test_statistics_of_the_batch_are_those_of_all_examples():
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm1d(5, track_running_stats=False)
+    module = torch.nn.Sequential(
+        torch.nn.Linear(6, 5), norm, torch.nn.ReLU(), torch.nn.Linear(5, 3)
+    ).double()
+    net, x = Network(module), torch.randn(40, 6, dtype=torch.float64)
+    y = torch.arange(40) % 3
+    loss, w = Loss(net, Examples(x, y, y)), net.weights()
+    whole = F.cross_entropy(module(x), y)
+    torch.testing.assert_close(loss(w), whole.detach())
+    dense = torch.autograd.functional.hessian(
+        lambda u: F.cross_entropy(net(u, x), y), w
+    )
+    H = Hessian(loss, w)
+    torch.testing.assert_close(H @ torch.eye(len(w)).double(), dense)
+    assert H.exact_diagonal() is None

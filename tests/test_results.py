@@ -68,6 +68,20 @@ def test_an_interrupted_run_goes_on(world):
     assert world.calls == [0.2]
 
 
+def test_a_run_that_needs_no_more_units_is_complete(world):
+    def stops(rate, seeds):
+        if rate == 0.2:
+            raise KeyboardInterrupt
+        return {"values": ["kept"]}
+
+    world.write()
+    with pytest.raises(KeyboardInterrupt):
+        world(stops)
+    assert [row["values"] for row in world(units=UNITS[:1])] == [["kept"]]
+    assert json.loads(world.path.read_text())["complete"] is True
+    assert world.calls == []
+
+
 def test_a_complete_run_starts_again(world):
     world.write()
     world()
