@@ -221,3 +221,27 @@ def test_nothing_keeps_a_keyboard_or_a_screen_reader_out(
                 if found["impact"] in ("serious", "critical")
             ]
     assert not wrong
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_quiz_answers_the_option_chosen_by_keyboard(html, host, browser, script):
+    with Visit(browser, 390, java_script_enabled=script) as visit:
+        page = visit.page
+        page.goto(f"{host}/book/memorization.html")
+        options = page.locator("details.quiz-option")
+        assert options.count() >= 6
+        first, second = options.nth(0), options.nth(1)
+        # What a screen reader calls the thing to choose is the option, all of it.
+        title = second.locator("summary .sd-summary-text").inner_text()
+        shown = second.locator("summary").aria_snapshot()
+        assert " ".join(title.split()) in " ".join(shown.split())
+        why = second.locator(".sd-summary-content")
+        assert not why.is_visible()
+        first.locator("summary").focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        assert why.is_visible()
+        assert why.inner_text().startswith(("Right.", "Not quite."))
+        assert not first.locator(".sd-summary-content").is_visible()
+        page.keyboard.press("Enter")
+        assert not why.is_visible()
