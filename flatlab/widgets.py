@@ -86,6 +86,11 @@ def _check_positive(name, values):
         raise ValueError(f"{name} must be positive, got {values}")
 
 
+def _check_losses(losses):
+    if losses.min() < 0 or losses.max() <= 0:
+        raise ValueError(f"losses must not be negative, nor all zero, got {losses}")
+
+
 @cache
 def _explorer_class(name: str):
     """The widget class of one explorer: its module behind the shared part."""
@@ -369,7 +374,7 @@ def loss_surface(
     Args:
         surfaces: dict from network, for instance "batch 10", to a dict from kind of
             directions, for instance "filter-normalised", to a ``Plane`` of one network
-            or a triple of alphas (A,), betas (B,) and positive losses (A, B). All
+            or a triple of alphas (A,), betas (B,) and losses (A, B), at least 0. All
             networks have the same kinds.
         title: a line above the explorer.
         hint: what to do.
@@ -399,7 +404,7 @@ def loss_surface(
         packed.append([_pack_surface(name, surfaces[name][kind]) for kind in kinds])
     for row in packed:
         for one in row:
-            _check_positive("losses on a logarithmic scale", _unpack(one["losses"]))
+            _check_losses(_unpack(one["losses"]))
     return _explorer(
         "loss_surface",
         title,
@@ -576,7 +581,7 @@ def sam_step(
     """
     packed = _pack_surface("the plane", plane)
     alphas, betas, losses = (_unpack(packed[key]) for key in packed)
-    _check_positive("the losses", losses)
+    _check_losses(losses)
     half = min(alphas[-1] - alphas[0], betas[-1] - betas[0]) / 2
     if radii is None:
         radii = half * np.linspace(0.02, 0.5, 25)
@@ -627,11 +632,12 @@ def rescaling(
     The first direction of the plane must move the weights of the layer that is
     multiplied by alpha and nothing else, the second those of the layer that is divided.
     Then the surface around the rescaled weights is the measured one, stretched, and is
-    drawn as far as it was measured.
+    drawn as far as it was measured. Between the measured alphas the measures are
+    interpolated linearly in logarithms.
 
     Args:
         plane: a ``Plane`` of one network, or alphas (A,), betas (B,), losses (A, B).
-        alphas: (a,) rising positive factors that include 1.
+        alphas: (a,) rising positive factors that include 1, and some on either side.
         measures: dict from name to (a,) or (a, members) positive values at every alpha;
             members are averaged after division by their value at alpha = 1.
         radius: of the circle around the weights; by default a quarter of the window.
@@ -652,11 +658,13 @@ def rescaling(
     """
     packed = _pack_surface("the plane", plane)
     x, y, losses = (_unpack(packed[key]) for key in packed)
-    _check_positive("the losses", losses)
+    _check_losses(losses)
     alphas = _numbers("alphas", alphas, 1)
-    one = np.flatnonzero(np.isclose(alphas, 1))
+    one = np.flatnonzero(np.isclose(alphas[1:-1], 1)) + 1
     if alphas[0] <= 0 or (np.diff(alphas) <= 0).any() or not len(one):
-        raise ValueError(f"alphas must be positive, rise and include 1, got {alphas}")
+        raise ValueError(
+            f"alphas must be positive, rise and include 1 and both sides, got {alphas}"
+        )
     if not measures:
         raise ValueError("rescaling needs at least one measure")
     rows = []
@@ -684,7 +692,7 @@ def rescaling(
         "rescaling",
         title,
         hint,
-        {"alpha": int(one[0])},
+        {"alpha": 30},  # the middle of the slider
         surface=packed,
         alphas=_pack(alphas, "f8"),
         measures=rows,

@@ -171,7 +171,8 @@ def test_a_surface_is_packed_as_measured():
         ({"a": {}}, "at least one surface"),
         ({"a": {"x": grid()}, "b": {"y": grid()}}, "expected"),
         ({"a": {"x": (*grid()[:2], np.ones((4, 5)))}}, "have shape"),
-        ({"a": {"x": (*grid()[:2], -grid()[2])}}, "positive"),
+        ({"a": {"x": (*grid()[:2], -grid()[2])}}, "not be negative"),
+        ({"a": {"x": (*grid()[:2], 0 * grid()[2])}}, "all zero"),
         ({"a": {"x": (grid()[0] ** 3, *grid()[1:])}}, "equal steps"),
         ({"a": {"x": (*grid()[:2], np.ones(5))}}, "2 axes"),
     ],
@@ -264,7 +265,7 @@ def test_sam_step_chooses_radii_and_rates_that_are_seen():
     assert own.data["radii"] == [0.1, 0.2] and own.data["rates"] == [0.5]
     with pytest.raises(ValueError, match="rates must be positive"):
         fl.widgets.sam_step(grid(9), rates=[0.0])
-    with pytest.raises(ValueError, match="losses must be positive"):
+    with pytest.raises(ValueError, match="not be negative"):
         fl.widgets.sam_step((*grid()[:2], grid()[2] - 2))
 
 
@@ -277,13 +278,14 @@ def test_measures_are_relative_to_the_original_network():
     widget = fl.widgets.rescaling(grid(), ALPHAS, measures)
     a, b = (unpacked(m["values"]) for m in widget.data["measures"])
     assert a.tolist() == [0.5, 1, 2] and b.tolist() == [2.5, 1, 5]
-    assert widget.values == {"alpha": 1} and widget.data["radius"] == 0.25
+    assert widget.values == {"alpha": 30} and widget.data["radius"] == 0.25
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
         (dict(alphas=[0.5, 2.0, 3.0]), "include 1"),
+        (dict(alphas=[1.0, 2.0, 3.0]), "both sides"),
         (dict(alphas=[2.0, 1.0, 0.5]), "rise"),
         (dict(measures={}), "at least one"),
         (dict(measures={"a": [1, 2]}), "expected"),

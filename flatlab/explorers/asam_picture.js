@@ -76,8 +76,7 @@ function build(view) {
     const s = view.values.place;
     const w = weights(s);
     const rho = [RADII[view.values.circle], RADII[view.values.ellipse]];
-    const exact = lossOf(...w, target);
-    const now = exact < 1e-12 ? 0 : exact; // not the rounding of a zero
+    const now = lossOf(...w, target);
     const domain = { x: [begin, end], y: [begin, end] };
     map.start(domain);
     map.heat("f", (a, b) => colour(Math.log1p(8 * lossOf(a, b, target)) / Math.log1p(8 * top)));

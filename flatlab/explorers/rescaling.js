@@ -10,13 +10,26 @@ function stretched(s, alpha, x, y) {
   return out ? NaN : bilinear(s, px, py);
 }
 
+// Between the measured alphas a measure is taken to be straight in logarithms.
+function between(alphas, values, alpha) {
+  let i = 0;
+  while (i < alphas.length - 2 && alphas[i + 1] < alpha) i += 1;
+  const t = Math.log(alpha / alphas[i]) / Math.log(alphas[i + 1] / alphas[i]);
+  return values[i] ** (1 - t) * values[i + 1] ** t;
+}
+
+const HALF = 30; // slider positions on either side of 1
+
 function build(view) {
   const s = surface(view.data.surface);
   const { xlabel, ylabel, unit, radius, window: half } = view.data;
   const alphas = unpack(view.data.alphas).values;
   const measures = view.data.measures.map(({ name, values }) => ({ name, values: unpack(values).values }));
   const { levels, legend, ...height } = heights([s], unit);
-  slider(view, "alpha", { label: "α", count: alphas.length, text: (i) => short(alphas[i]) });
+  // Alpha goes on evenly to either side of 1, at the middle of the slider.
+  const ends = [alphas[0], alphas[alphas.length - 1]];
+  const alphaAt = (i) => (i < HALF ? ends[0] : ends[1]) ** (Math.abs(i - HALF) / HALF);
+  slider(view, "alpha", { label: "α", count: 2 * HALF + 1, text: (i) => short(alphaAt(i)) });
   const map = panel(view, { x: xlabel, y: ylabel, square: true, grid: false });
   const graph = panel(view, { x: "α", y: "measure, relative to α = 1" });
   graph.names(measures.map(({ name }, look) => [look, name]));
@@ -24,7 +37,7 @@ function build(view) {
   const at = (i, j) => s.values[i * s.y.length + j];
 
   return () => {
-    const alpha = alphas[view.values.alpha];
+    const alpha = alphaAt(view.values.alpha);
     map.start({ x: [-half, half], y: [-half, half] });
     const { x, y } = map.scale;
     map.heat(`${alpha}`, (a, b) => {
@@ -47,12 +60,13 @@ function build(view) {
     map.finish(`The loss around the weights rescaled by ${short(alpha)}: the same surface, ${short(alpha)} times as wide in the first layer and as narrow in the second. Within ${short(radius)} it rises to ${`${short(worst)} ${unit}`.trim()}.`);
 
     const [a, b] = extent(measures.map((m) => m.values));
-    const ends = [Math.min(a, 0.5) / 1.2, Math.max(b, 2) * 1.2];
-    graph.start({ x: [alphas[0], alphas[alphas.length - 1]], y: ends, logX: true, logY: true });
+    const range = [Math.min(a, 0.5) / 1.2, Math.max(b, 2) * 1.2];
+    graph.start({ x: ends, y: range, logX: true, logY: true });
     graph.rule({ x: alpha, name: "fx-now" });
     const said = measures.map(({ name, values }, look) => {
       graph.line(alphas, values, { look });
-      const now = values[view.values.alpha];
+      alphas.forEach((v, i) => graph.dot(v, values[i], { look, size: 3 }));
+      const now = between(alphas, values, alpha);
       graph.dot(alpha, now, { look, size: 5 });
       return `${name} × ${short(now)}`;
     });
@@ -65,4 +79,4 @@ function build(view) {
 }
 
 export default { render: (context) => explorer(context, build) };
-export { stretched };
+export { between, stretched };

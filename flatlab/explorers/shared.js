@@ -72,7 +72,7 @@ const sentence = (text) => text.replace(/^[a-z]/, (letter) => letter.toUpperCase
 
 // A number as text: three digits, no more than it needs.
 function short(v, digits = 3) {
-  if (v === 0) return "0";
+  if (Math.abs(v) < 1e-12) return "0"; // what rounding leaves of a zero
   if (!Number.isFinite(v)) return Number.isNaN(v) ? "none" : v > 0 ? "∞" : "−∞";
   const size = Math.abs(v);
   let text;

@@ -414,6 +414,10 @@ def test_a_stretched_surface_is_that_of_the_rescaled_network(module):
     found = module("rescaling", "m.stretched(...v)", points)
     expected = [around.losses[i, j].item() for i, j in cases]
     assert found == pytest.approx(expected, rel=1e-9)
+    middle = module(
+        "rescaling", "m.between(...v)", [[[0.5, 1, 2], [8, 2, 2], 0.5**0.5]]
+    )
+    assert middle == pytest.approx([4])
     # What was not measured is not there.
     outside = module("rescaling", "String(m.stretched(...v))", [[s, 2.0, 0.0, 0.75]])
     assert outside == ["NaN"]
@@ -517,6 +521,8 @@ def test_rescaling_moves_measures_and_not_the_loss(shown):
     alpha = page.get_by_label("α", exact=True)
     assert reading(page).startswith("α 1: at the centre the loss is 0.1 nats")
     canvas = page.locator(".fx-panel canvas").first.screenshot()
+    alpha.press("ArrowRight")
+    assert "Trace × 1.02, accuracy × 1." in reading(page)  # 2 to the power of 1 / 30
     alpha.press("End")
     text = reading(page)
     assert text.startswith("α 2: at the centre the loss is 0.1 nats as before")
