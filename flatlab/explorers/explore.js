@@ -53,7 +53,7 @@ function pictures(view, spec) {
     captions.push(caption);
     list.append(html("li", {}, canvas, caption));
   }
-  view.panels.append(html("div", { class: "fx-panel fx-wide" }, html("p", {}, spec.y), list));
+  view.panels.append(html("div", { class: "fx-panel" }, html("p", {}, spec.y), list));
   return (index) => {
     const pixels = block(spec.pixels, ...index);
     let flat = 0; // position among all captions
