@@ -599,11 +599,11 @@ def _write_costs(folder: Path) -> None:
     seconds = about["processor_seconds"] / about["networks"]
     hours = 10_000 * seconds / 3600
     lines = [
-        "| | | |",
+        "| what | how much | known from |",
         "|---|---|---|",
         f"| processor time per network | {seconds:.2f} s | measured, "
         f"{about['networks']} networks |",
-        f"| 10,000 networks, one core | {hours:.1f} h | measured rate |",
+        f"| 10,000 networks, one core | {_duration(hours)} | measured rate |",
     ]
     path = folder / "study-throughput.json"
     gain = None
@@ -618,8 +618,8 @@ def _write_costs(folder: Path) -> None:
     for cores in (2, 16, 64):
         share = 1.0 if gain is None else gain / 2
         lines.append(
-            f"| 10,000 networks, {cores} cores | {hours / cores / share:.1f} h | "
-            "projected |"
+            f"| 10,000 networks, {cores} cores | {_duration(hours / cores / share)} "
+            "| projected |"
         )
     lines.append(
         f"| at {PRICE:.2f} USD per core and hour | {PRICE * hours:.2f} USD | "
@@ -627,6 +627,10 @@ def _write_costs(folder: Path) -> None:
     )
     path = folder / "study-cost.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,7 +34,8 @@ class Sweep:
             units.
         failed: key of every unit that failed, with its unit and what went wrong.
         missing: units that another process was still working on.
-        computed: number of units that this call computed.
+        computed: number of units that were finished since the call began, by it or by
+            another process on the same store.
         seconds: of processor time spent on all finished units, as far as it was
             measured, by whichever process.
     """
@@ -53,7 +54,7 @@ class Sweep:
     def report(self) -> str:
         """Say in a few lines how it went, with the first line of every failure."""
         lines = [
-            f"{len(self.rows)} units are done, {self.computed} of them in this run; "
+            f"{len(self.rows)} units are done, {self.computed} of them since this began; "
             f"{self.seconds:.0f} s of processor time in all"
         ]
         if self.missing:

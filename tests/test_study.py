@@ -208,9 +208,9 @@ def test_one_command_runs_writes_and_goes_on(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(study, "book_root", lambda: tmp_path)
     assert study.main(["--collect"]) == 1  # nothing is there
     assert study.main([]) == 0
-    assert "2 units are done, 2 of them in this run" in capsys.readouterr().out
+    assert "2 units are done, 2 of them since this began" in capsys.readouterr().out
     assert study.main([]) == 0
-    assert "2 units are done, 0 of them in this run" in capsys.readouterr().out
+    assert "2 units are done, 0 of them since this began" in capsys.readouterr().out
     assert study.main(["--collect"]) == 0
 
     folder = tmp_path / "results" / "smoke"
@@ -238,7 +238,7 @@ def test_costs_tell_what_was_measured_from_what_is_projected(tmp_path):
     study._write_costs(tmp_path)
     text = (tmp_path / "study-cost.txt").read_text()
     assert "1.50 times as fast | measured, median of 3" in text
-    assert "10,000 networks, 16 cores | 0.3 h | projected" in text  # 4 h / 16 / 0.75
+    assert "10,000 networks, 16 cores | 20 min | projected" in text  # 4 h / 12
 
 
 def test_throughput_counts_networks(monkeypatch):
