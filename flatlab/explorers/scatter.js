@@ -47,6 +47,7 @@ function build(view) {
     if (!taus.has(key)) taus.set(key, count());
     return taus.get(key);
   };
+  const size = gaps.values.length > 300 ? 3 : 4.5; // dots, smaller where there are many
   const room = ([a, b]) => [a - 0.04 * (b - a || 1), b + 0.04 * (b - a || 1)];
 
   return () => {
@@ -57,7 +58,7 @@ function build(view) {
     map.x = name;
     map.start({ x: log ? [ends[0] / 1.15, ends[1] * 1.15] : room(ends), y: room(extent([gaps.values])), logX: log });
     values.forEach((v, i) =>
-      map.dot(v, gaps.values[i], { look: groups[i], size: 4.5, name: groups[i] < 7 ? "fx-dot" : "fx-open" }),
+      map.dot(v, gaps.values[i], { look: groups[i], size, name: groups[i] < 7 ? "fx-dot" : "fx-open" }),
     );
     map.names(texts.map((text, look) => [look, `${setting} ${text}`, look < 7 ? "fx-dot" : "fx-open"]));
     const all = tau(`${measure}`, () => kendall(ranks, gaps.ranks));
