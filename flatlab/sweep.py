@@ -54,8 +54,8 @@ class Sweep:
     def report(self) -> str:
         """Say in a few lines how it went, with the first line of every failure."""
         lines = [
-            f"{len(self.rows)} units are done, {self.computed} of them since this began; "
-            f"{self.seconds:.0f} s of processor time in all"
+            f"{len(self.rows)} units are done, {self.computed} of them since this "
+            f"began; {self.seconds:.0f} s of processor time in all"
         ]
         if self.missing:
             lines.append(
