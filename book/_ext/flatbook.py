@@ -8,6 +8,7 @@
 - Icons come from a font inside a style sheet, and so work without a server too.
 - Launch and repository buttons appear only when a repository is configured.
 - The API reference has a section for every module of the package that exists.
+- Figures are fetched as a reader comes near them.
 - The book can be written as a single page, from which it is printed.
 """
 
@@ -179,6 +180,32 @@ def lighten_icons(app, error):
             page.write_text(lighter, "utf-8")
 
 
+def load_figures_late(app, error):
+    """Let figures be fetched as a reader comes near them, in boxes of their size."""
+    if error or app.builder.name != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text("utf-8")
+
+        def lazy(match, page=page):
+            found = re.search(r'src="([^"]+\.png)"', match[0])
+            file = found and page.parent / found[1]
+            size = ""
+            if file and file.is_file():
+                header = file.read_bytes()[:24]
+                width, height = (int.from_bytes(header[i : i + 4]) for i in (16, 20))
+                size = f' width="{width}" height="{height}"'
+            return f'<img loading="lazy"{size}{match[1]}'
+
+        later = re.sub(
+            r'<img(?![^>]*\b(?:loading|width)=)([^>]*src="[^"]*_images/[^>]*>)',
+            lazy,
+            text,
+        )
+        if later != text:
+            page.write_text(later, "utf-8")
+
+
 def forget_failure(app, error):
     """Let a build that failed repeat its warnings when it is tried again.
 
@@ -243,5 +270,6 @@ def setup(app):
     app.connect("autodoc-process-docstring", keep_bars)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", lighten_icons)
+    app.connect("build-finished", load_figures_late)
     app.connect("build-finished", forget_failure, priority=999)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

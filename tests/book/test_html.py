@@ -64,6 +64,18 @@ def test_every_image_has_a_sentence_for_those_who_cannot_see_it(html, soups):
     assert not wrong
 
 
+def test_figures_are_fetched_late_into_boxes_of_their_size(soups):
+    images = [
+        image
+        for soup in soups.values()
+        for image in soup.select('article img[src*="_images/"]')
+    ]
+    assert images
+    for image in images:
+        assert image.get("loading") == "lazy", image
+        assert image.get("width") and image.get("height"), image
+
+
 def test_every_link_within_the_book_leads_somewhere(html, soups):
     everything = {
         path: {e.get("id") or e.get("name") for e in soup.find_all(id=True)}
