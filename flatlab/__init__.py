@@ -4,7 +4,7 @@ A network is a point w in R^k and its training loss a surface over R^k. Everythi
 is a function of the two, and w carries a leading axis of members.
 """
 
-from flatlab import data, intervals, models, optim, plots, widgets
+from flatlab import data, intervals, models, optim, plots, rank_correlations, widgets
 from flatlab.attacks import (
     manifold_pgd,
     pca_manifold,
@@ -102,6 +102,7 @@ __all__ = [
     "plots",
     "project",
     "quantise",
+    "rank_correlations",
     "relabelled_adversarial_dataset",
     "relative_flatness",
     "rescale_layers",
