@@ -68,12 +68,12 @@ function build(view) {
 
     sum.start({ ...axes, y: [0.003, 3000] });
     sum.rule({ y: 1 });
-    sum.text(xs[0], 1, "above 1: says nothing");
     sum.rule({ x: now[key], name: "fx-now" });
     ["value", "worst_loss", "complexity"].forEach((term, look) => {
       sum.line(xs, found.map((b) => b[term]), { look });
       sum.dot(now[key], here[term], { look, size: 5 });
     });
+    sum.text(xs[0], 1, "above 1: says nothing");
     parts.start({ ...axes, y: [1e-7, 1e7] });
     parts.rule({ x: now[key], name: "fx-now" });
     ["norm_term", "confidence", "constant"].forEach((term, i) => {
