@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
@@ -90,7 +91,10 @@ def printed(request, tmp_path_factory):
     )
     assert process.returncode == 0, process.stdout
     target = folder / "book.pdf"
-    report = printer.print_book(folder / "_build" / "singlehtml", target)
+    # In a thread of its own: playwright may hold a browser for other tests in this one.
+    with ThreadPoolExecutor(1) as thread:
+        source = folder / "_build" / "singlehtml"
+        report = thread.submit(printer.print_book, source, target).result()
     return PdfReader(target), report
 
 
