@@ -28,8 +28,8 @@ export FLATLAB_SCALE
 export FLATLAB_PROGRESS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book offline pdf test check clean-notebooks bench results assignments \
-  grade clean distclean
+.PHONY: help setup book offline pdf test check clean-notebooks bench results study \
+  assignments grade clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,7 +72,7 @@ clean-notebooks: $(READY) ## strip outputs that are not to be committed from the
 	$(PY) book/_ext/clean_notebooks.py book
 
 results: $(READY) ## run every chapter and store what it measures under results/
-	FLATLAB_RESULTS=write $(PY) book/_ext/clean_notebooks.py --execute book
+	FLATLAB_RESULTS=write OMP_NUM_THREADS=1 $(PY) book/_ext/clean_notebooks.py --execute book
 
 study: $(READY) ## train and measure the networks of the verdict: SCALE=laptop or gpu
 	FLATLAB_SCALE=$(SCALE) OMP_NUM_THREADS=1 FLATLAB_PROGRESS=1 \

@@ -15,7 +15,7 @@ import signal
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from assignments import feedback, notebooks, sandbox
@@ -346,7 +346,8 @@ def grade_all(submissions, output, workers=None):
     order = list(assignments)
     grades.sort(key=lambda g: (g.student, order.index(g.assignment or order[0])))
     output.mkdir(parents=True, exist_ok=True)
-    grades = [with_written(g, read_written(output)) for g in grades]
+    given = read_written(output)
+    grades = [with_written(g, given) for g in grades]
     write_tables(grades, output)
     for student in dict.fromkeys(g.student for g in grades):
         theirs = [g for g in grades if g.student == student]
@@ -372,10 +373,9 @@ def with_written(grade, given):
     for o in grade.outcomes:
         text = given.get((grade.student, grade.assignment, o.id), "")
         if o.points is None and text:
-            points = _points(text, grade, o)
-            o = Outcome(o.id, points, o.most)
+            o = Outcome(o.id, _points(text, grade, o), o.most)
         outcomes.append(o)
-    return Grade(**{**vars(grade), "outcomes": tuple(outcomes)})
+    return replace(grade, outcomes=tuple(outcomes))
 
 
 def _points(text, grade, outcome):

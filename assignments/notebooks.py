@@ -12,7 +12,7 @@ A markdown cell with points is a written answer, graded by hand.
 """
 
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -84,7 +84,7 @@ class Submission:
     """
 
     steps: tuple
-    notes: tuple = field(default=())
+    notes: tuple = ()
 
 
 def names():

@@ -27,6 +27,19 @@ def world(tmp_path, monkeypatch):
     return ask
 
 
+def interrupt(world):
+    """Run the first unit, and be stopped in the second."""
+
+    def stops(rate, seeds):
+        if rate == 0.2:
+            raise KeyboardInterrupt
+        return {"values": ["kept"]}
+
+    world.write()
+    with pytest.raises(KeyboardInterrupt):
+        world(stops)
+
+
 def test_written_once_then_read(world):
     world.write()
     first = world()
@@ -50,14 +63,7 @@ def test_rows_come_in_the_order_asked_for(world):
 
 
 def test_an_interrupted_run_goes_on(world):
-    def stops(rate, seeds):
-        if rate == 0.2:
-            raise KeyboardInterrupt
-        return {"values": ["kept"]}
-
-    world.write()
-    with pytest.raises(KeyboardInterrupt):
-        world(stops)
+    interrupt(world)
     assert json.loads(world.path.read_text())["complete"] is False
     world.read()
     with pytest.raises(ValueError, match=r"first that is missing: .*0\.2"):
@@ -69,14 +75,7 @@ def test_an_interrupted_run_goes_on(world):
 
 
 def test_a_run_that_needs_no_more_units_is_complete(world):
-    def stops(rate, seeds):
-        if rate == 0.2:
-            raise KeyboardInterrupt
-        return {"values": ["kept"]}
-
-    world.write()
-    with pytest.raises(KeyboardInterrupt):
-        world(stops)
+    interrupt(world)
     assert [row["values"] for row in world(units=UNITS[:1])] == [["kept"]]
     assert json.loads(world.path.read_text())["complete"] is True
     assert world.calls == []

@@ -110,7 +110,7 @@ def committed_form(path, execute=False):
 
         NotebookClient(
             notebook,
-            timeout=600,
+            timeout=3600,  # of a cell: stored experiments take their time
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},
         ).execute()
