@@ -357,21 +357,28 @@ def grade_all(submissions, output, workers=None):
 
 def read_written(output):
     """Points that a person gave, by student, assignment and task."""
+    rows = _written_rows(output)
+    return {_written_key(row): row["points"].strip() for row in rows}
+
+
+def _written_rows(output):
     path = Path(output) / "written.csv"
     if not path.is_file():
-        return {}
+        return []
     with path.open(encoding="utf-8", newline="") as file:
-        return {
-            (row["student"], row["assignment"], row["task"]): row["points"].strip()
-            for row in csv.DictReader(file)
-        }
+        return list(csv.DictReader(file))
+
+
+def _written_key(row):
+    return row["student"], row["assignment"], row["task"]
 
 
 def with_written(grade, given):
     """Add the points that a person gave to a grade."""
     outcomes = []
     for o in grade.outcomes:
-        text = given.get((grade.student, grade.assignment, o.id), "")
+        key = tuple(map(_harmless, (grade.student, grade.assignment, o.id)))
+        text = given.get(key, "")
         if o.points is None and text:
             o = Outcome(o.id, _points(text, grade, o), o.most)
         outcomes.append(o)
@@ -417,6 +424,10 @@ def write_tables(grades, output):
             tasks.append([*key, points, o.most, o.message])
             if o.id in answers:
                 written.append([*key, points, o.most, answers[o.id]])
+    # Points given to submissions of another folder stay.
+    here = {tuple(map(_harmless, row[:3])) for row in written}
+    others = [r for r in _written_rows(output) if _written_key(r) not in here]
+    written += [list(row.values()) for row in others]
     task = ["student", "assignment", "task", "points", "most"]
     _write(output / "grades.csv", [*head, "file"], rows)
     _write(output / "tasks.csv", [*task, "message"], tasks)

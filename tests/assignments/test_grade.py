@@ -355,6 +355,20 @@ def test_tables_hold_no_formulas(tmp_path):
     assert "'=cmd()" in (tmp_path / "grades.csv").read_text()
 
 
+def test_points_given_to_another_folder_stay(tmp_path):
+    why = notebooks.Step("written", "why", "Because.")
+    given = [grade.Outcome("why", 2.0, 3.0)]
+    for student in ("=ada", "bo"):
+        row = grade.Grade(student, "toy", "f", "graded", "", tuple(given), (why,))
+        grade.write_tables([row], tmp_path)
+    points = grade.read_written(tmp_path)
+    assert list(points.values()) == ["2.0", "2.0"]
+    blank = grade.Grade(
+        "=ada", "toy", "f", "graded", "", (grade.Outcome("why", None, 3.0),)
+    )
+    assert grade.with_written(blank, points).points == 2.0
+
+
 def test_without_bubblewrap_nothing_is_graded(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match=r"container.*Nothing was graded"):
