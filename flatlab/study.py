@@ -47,7 +47,7 @@ from flatlab.sharpness import (
     worst_case_sharpness,
 )
 from flatlab.spectra import eigenvalues, trace
-from flatlab.sweep import Sweep, stored, sweep
+from flatlab.sweep import Sweep, collect, sweep
 from flatlab.training import train
 
 # Raised by hand when a change of the code changes what a unit gives.
@@ -606,23 +606,22 @@ def _write_costs(folder: Path) -> None:
         f"| 10,000 networks, one core | {_duration(hours)} | measured rate |",
     ]
     path = folder / "study-throughput.json"
-    gain = None
+    share = 1.0  # of a process alone, that a process beside others works
     if path.exists():
         timed = json.loads(path.read_text(encoding="utf-8"))["networks_per_minute"]
         one, two = (float(np.median(timed[n])) for n in ("1", "2"))
-        gain = two / one
+        share = two / one / 2
         lines.append(
-            f"| two processes against one | {gain:.2f} times as fast | measured, "
+            f"| two processes against one | {two / one:.2f} times as fast | measured, "
             f"median of {len(timed['1'])} |"
         )
     for cores in (2, 16, 64):
-        share = 1.0 if gain is None else gain / 2
         lines.append(
             f"| 10,000 networks, {cores} cores | {_duration(hours / cores / share)} "
             "| projected |"
         )
     lines.append(
-        f"| at {PRICE:.2f} USD per core and hour | {PRICE * hours:.2f} USD | "
+        f"| at {PRICE:.2f} USD per core and hour | {PRICE * hours / share:.2f} USD | "
         "projected, price assumed |"
     )
     path = folder / "study-cost.txt"
@@ -666,7 +665,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _backend(given.backend, given.scheduler):
         options = {"jobs": given.jobs, "retry": given.retry, "label": f"study, {at}"}
         if given.collect:
-            done = stored(units(at), store)
+            done = collect(units(at), store)
         else:
             done = sweep(networks, units(at), store, **options)
     print(done.report())

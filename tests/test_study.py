@@ -239,6 +239,7 @@ def test_costs_tell_what_was_measured_from_what_is_projected(tmp_path):
     text = (tmp_path / "study-cost.txt").read_text()
     assert "1.50 times as fast | measured, median of 3" in text
     assert "10,000 networks, 16 cores | 20 min | projected" in text  # 4 h / 12
+    assert "0.27 USD" in text  # 0.05 for 4 h / 0.75
 
 
 def test_throughput_counts_networks(monkeypatch):
