@@ -4,11 +4,12 @@ What takes longer than a chapter may is run by ``make results`` and read by the 
 which runs a slice of it again and compares.
 """
 
+import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,16 @@ def stored(chapter, name, function, units, folder=None):
     """Give the results of a long experiment, read from its file or run unit by unit.
 
     With ``FLATLAB_RESULTS=write``, as ``make results`` sets it, the units are run and
-    kept in ``results/<scale>/<chapter>-<name>.json``, which is written after every
-    unit: a run that was interrupted goes on where it stopped, one that was complete
-    starts again. Otherwise the file is read. At the scale ``smoke`` the units are run
-    at once where there is no file.
+    kept in ``results/<scale>/<chapter>-<name>.json``. Until all are done each has a
+    file of its own (``flatlab.sweep``): a run that was interrupted goes on where it
+    stopped, and what an earlier one stored stays. Otherwise the file is read. At the
+    scale ``smoke`` the units are run at once where there is no file.
 
     Args:
         chapter: its name, as in ``book/claims.toml``.
         name: of the experiment, a word or two joined by hyphens.
-        function: called as ``function(**unit)``; returns a dict that JSON can hold.
+        function: called as ``function(**unit)``; returns a dict that JSON can hold,
+            under other names than the unit's.
         units: list of dicts that JSON can hold, no two of them equal.
         folder: that holds the results of all scales; by default ``results`` beside the
             book.
@@ -41,9 +43,10 @@ def stored(chapter, name, function, units, folder=None):
     Raises:
         FileNotFoundError: nothing is stored at this scale.
         ValueError: two units are equal, or the file holds other units than these.
+        RuntimeError: units failed while they were run; the others are kept.
     """
     units = json.loads(_text(list(units)))
-    if len({_key(unit) for unit in units}) < len(units):
+    if len({key(unit) for unit in units}) < len(units):
         raise ValueError("two of the units are equal: each needs settings of its own")
     folder = book_root() / "results" if folder is None else Path(folder)
     path = folder / scale() / f"{chapter}-{name}.json"
@@ -57,6 +60,22 @@ def stored(chapter, name, function, units, folder=None):
         f"there is no {path}: `FLATLAB_SCALE={scale()} make results` runs it, or set "
         "FLATLAB_RESULTS=write in this notebook's environment"
     )
+
+
+def key(unit):
+    """Name of a unit: the same for the same values, in whichever order they come.
+
+    Args:
+        unit: a dict of JSON values.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        TypeError: if the unit holds something that JSON cannot.
+    """
+    text = json.dumps(unit, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def provenance():
@@ -129,56 +148,35 @@ def write_json(path, content):
 
 
 def _run(path, chapter, name, function, units):
-    done, seconds = {}, 0.0
-    if path.is_file():
-        before = json.loads(path.read_text("utf-8"))
-        if not before["complete"]:
-            done = {_key(row["unit"]): row["result"] for row in before["rows"]}
-            seconds = before["wall_seconds"]
-    started = time.perf_counter()
+    from flatlab.sweep import sweep
 
-    def keep():
-        rows = [
-            {"unit": unit, "result": done[_key(unit)]}
-            for unit in units
-            if _key(unit) in done
-        ]
-        write_json(
-            path,
-            {
-                "chapter": chapter,
-                "name": name,
-                **provenance(),
-                "wall_seconds": round(seconds + time.perf_counter() - started, 1),
-                "complete": len(rows) == len(units),
-                "rows": rows,
-            },
-        )
-
-    for unit in progress(units, f"{chapter}: {name}"):
-        if _key(unit) not in done:
-            # Through JSON, so that a first run gives what a later one reads.
-            done[_key(unit)] = json.loads(_text(function(**unit)))
-            keep()
-    keep()  # also where every unit was there, or fewer are asked for than before
+    parts = path.with_suffix(".units")
+    done = sweep(function, units, parts, jobs=1, retry=True, label=f"{chapter}: {name}")
+    if not done.complete:
+        raise RuntimeError(f"{chapter}: {name}\n{done.report()}")
+    rows = [
+        {"unit": unit, "result": {k: row[k] for k in row if k not in unit}}
+        for unit, row in zip(units, done.rows, strict=True)
+    ]
+    about = {"chapter": chapter, "name": name, **provenance()}
+    write_json(
+        path, {**about, "processor_seconds": round(done.seconds, 1), "rows": rows}
+    )
+    shutil.rmtree(parts)
     return _read(path, units)
 
 
 def _read(path, units):
     content = json.loads(path.read_text("utf-8"))
-    results = {_key(row["unit"]): row["result"] for row in content["rows"]}
-    missing = [unit for unit in units if _key(unit) not in results]
+    results = {key(row["unit"]): row["result"] for row in content["rows"]}
+    missing = [unit for unit in units if key(unit) not in results]
     if missing or len(results) > len(units):
         raise ValueError(
             f"{path} holds {len(results)} units, not the {len(units)} asked for"
             + (f"; the first that is missing: {missing[0]}" if missing else "")
             + "; `make results` runs them"
         )
-    return [{**unit, **results[_key(unit)]} for unit in units]
-
-
-def _key(unit):
-    return json.dumps(unit, sort_keys=True)
+    return [{**unit, **results[key(unit)]} for unit in units]
 
 
 def _text(content):

@@ -5,7 +5,6 @@ joblib, so that the same call uses this machine's processors, a Dask cluster or 
 Nothing but the folder of results is shared: a unit is done when its file is there.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flatlab.progress import progress
-from flatlab.results import write_json
+from flatlab.results import key, write_json
 
 # Workers that one unit may lose before it is given up. Below Dask's own limit
 # (``allowed-failures``, 3): joblib waits for ever on a task that Dask has given up.
@@ -62,26 +61,10 @@ class Sweep:
                 f"{len(self.missing)} have no row yet: not begun, or with another "
                 "process"
             )
-        for key, (unit, error) in self.failed.items():
+        for name, (unit, error) in self.failed.items():
             why = error.splitlines()[0]
-            lines.append(f"failed {key[:8]} {json.dumps(unit)}: {why}")
+            lines.append(f"failed {name[:8]} {json.dumps(unit)}: {why}")
         return "\n".join(lines)
-
-
-def key(unit: dict) -> str:
-    """Name of a unit: the same for the same values, in whichever order they come.
-
-    Args:
-        unit: a dict of JSON values.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        TypeError: if the unit holds something that JSON cannot.
-    """
-    text = json.dumps(unit, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sweep(
@@ -107,8 +90,9 @@ def sweep(
     backend of joblib, put ``with joblib.parallel_config(backend):`` around the call.
 
     Args:
-        function: of the values of a unit, as keywords, to a dict of JSON values. It
-            must be importable by the workers, and depend on its arguments alone.
+        function: of the values of a unit, as keywords, to a dict of JSON values under
+            other names. It must depend on its arguments alone, and be importable by the
+            workers, if there are any.
         units: dicts of JSON values. A hand-set ``version`` among them is how a changed
             function asks for fresh rows.
         store: folder for the rows, made if it is not there.
@@ -137,10 +121,10 @@ def sweep(
             _failure(path).unlink(missing_ok=True)
     before = sum(path.exists() for path in paths)
     _Sweeper(function, jobs, label).run(dict(zip(paths, units, strict=True)))
-    return _collect(paths, units, before)
+    return _gather(paths, units, before)
 
 
-def stored(units: Iterable[dict], store: str | os.PathLike) -> Sweep:
+def collect(units: Iterable[dict], store: str | os.PathLike) -> Sweep:
     """What a store holds of these units, without computing anything.
 
     Args:
@@ -152,10 +136,10 @@ def stored(units: Iterable[dict], store: str | os.PathLike) -> Sweep:
     """
     units = list(units)
     paths = [Path(store) / f"{key(unit)}.json" for unit in units]
-    return _collect(paths, units, sum(path.exists() for path in paths))
+    return _gather(paths, units, sum(path.exists() for path in paths))
 
 
-def _collect(paths: Sequence[Path], units: Sequence[dict], before: int) -> Sweep:
+def _gather(paths: Sequence[Path], units: Sequence[dict], before: int) -> Sweep:
     rows, failed, missing, seconds = [], {}, [], 0.0
     for path, unit in zip(paths, units, strict=True):
         if path.exists():
@@ -244,6 +228,10 @@ def _compute(function, unit: dict, path: Path, run: str) -> None:
         started = time.process_time()
         try:
             entry = {"unit": unit, "result": function(**unit)}
+            if both := sorted(unit.keys() & entry["result"].keys()):
+                raise ValueError(
+                    f"the unit and its result both have {both}: rename one"
+                )
             entry["seconds"] = round(time.process_time() - started, 3)
             write_json(path, entry)
         except (Exception, SystemExit) as problem:

@@ -100,7 +100,7 @@ def test_rows_come_in_the_order_of_the_units_and_are_kept(work, tmp_path):
 
 def test_more_units_add_to_a_store(work, tmp_path):
     s.sweep(work.square, UNITS[:2], tmp_path)
-    assert len(s.stored(UNITS, tmp_path).missing) == 4
+    assert len(s.collect(UNITS, tmp_path).missing) == 4
     done = s.sweep(work.square, UNITS, tmp_path)
     assert done.computed == 4 and len(done.rows) == 6
     fresh = s.sweep(work.square, [{**u, "version": 2} for u in UNITS], tmp_path)
