@@ -124,7 +124,7 @@ def test_other_units_than_the_stored_ones(world):
 
 def test_numbers_that_json_lacks_are_refused(world):
     world.write()
-    with pytest.raises(RuntimeError, match="ValueError(.|\n)*JSON"):
+    with pytest.raises(RuntimeError, match=r"ValueError(.|\n)*JSON"):
         world(lambda rate, seeds: {"values": float("nan")})
     assert not world.path.exists()
 
