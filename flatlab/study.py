@@ -78,7 +78,7 @@ class Measure:
 
 
 MEASURES = {
-    "top_eigenvalue": Measure("λ_max", "flatness"),
+    "top_eigenvalue": Measure("λmax", "flatness"),
     "trace": Measure("trace", "flatness"),
     "sam_0.05": Measure("SAM, ρ = 0.05", "flatness"),
     "sam_0.5": Measure("SAM, ρ = 0.5", "flatness"),

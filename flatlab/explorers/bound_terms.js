@@ -34,8 +34,8 @@ function build(view) {
   const count = { rho: 61, n: view.data.above_n + view.data.below_n + 1, k: 71 };
   const value = {
     rho: (i) => ends[0] * (ends[1] / ends[0]) ** (i / (count.rho - 1)),
-    n: (i) => n * 10 ** ((i - view.data.below_n) / STEPS),
-    k: (i) => Math.max(1, k * 10 ** ((i - 30) / STEPS)),
+    n: (i) => Math.round(n * 10 ** ((i - view.data.below_n) / STEPS)),
+    k: (i) => Math.max(1, Math.round(k * 10 ** ((i - 30) / STEPS))),
   };
   // Between the measured radii the loss is taken to be straight over log ρ.
   const worst = (rho) => {
@@ -66,7 +66,7 @@ function build(view) {
     const axes = { x: [xs[0], xs[xs.length - 1]], logX: true, logY: true };
     for (const p of [sum, parts]) p.x = signs[key];
 
-    sum.start({ ...axes, y: [0.003, 3000] });
+    sum.start({ ...axes, y: [3e-4, 3000] });
     sum.rule({ y: 1 });
     sum.rule({ x: now[key], name: "fx-now" });
     ["value", "worst_loss", "complexity"].forEach((term, look) => {
@@ -74,7 +74,7 @@ function build(view) {
       sum.dot(now[key], here[term], { look, size: 5 });
     });
     sum.text(xs[0], 1, "above 1: says nothing");
-    parts.start({ ...axes, y: [1e-7, 1e7] });
+    parts.start({ ...axes, y: [1e-9, 1e7] });
     parts.rule({ x: now[key], name: "fx-now" });
     ["norm_term", "confidence", "constant"].forEach((term, i) => {
       parts.line(xs, found.map((b) => b[term] / b.degrees), { look: i + 3 });

@@ -77,7 +77,7 @@ function build(view) {
     });
     said.forEach(([name, x, y], look) => {
       map.dot(x, y, { look, size: 6 });
-      map.text(x, y, name, { dx: -7, dy: -10 });
+      map.text(x, y, name, { dx: -7, dy: look % 2 ? 19 : -10 }); // neighbours do not collide
     });
     const where = choices.map(({ label, options }, i) => `${label} ${options[plane.at[i]]}`);
     const points = said.map(([name, x, y]) => `${name} (${short(x)}, ${short(y)})`).join(", ");

@@ -119,9 +119,14 @@ function build(view) {
     graph.text(0, one.there.loss, "at the top of the step up");
     const ends = losses.map((values) => short(values[values.length - 1]));
     graph.finish(`Loss over the steps: from ${loss} to ${ends[0]} along the plain gradient and ${ends[1]} with SAM.`);
+    const said = ["The plain gradient", "SAM"].map((who, i) => {
+      const taken = ways[i].length - 1;
+      if (!taken) return `${who} leaves the measured surface at once.`;
+      const left = taken < steps ? ", and then leaves the measured surface" : "";
+      return `${who} leads to ${ends[i]} in ${taken} step${taken > 1 ? "s" : ""}${left}.`;
+    });
     view.say(
-      `At ${where} the loss is ${loss} ${unit}, and ${short(one.there.loss)} after the step up. ` +
-        `Going down, plain steps (${ways[0].length - 1}) lead to ${ends[0]}, those of SAM (${ways[1].length - 1}) to ${ends[1]}.`,
+      `At ${where} the loss is ${loss} ${unit}, and ${short(one.there.loss)} after the step up. ${said.join(" ")}`,
     );
   };
 }

@@ -58,15 +58,15 @@ function build(view) {
     map.x = name;
     map.start({ x: log ? [ends[0] / 1.15, ends[1] * 1.15] : room(ends), y: room(extent([gaps.values])), logX: log });
     values.forEach((v, i) =>
-      map.dot(v, gaps.values[i], { look: groups[i], size, name: groups[i] < 7 ? "fx-dot" : "fx-open" }),
+      map.shape(v, gaps.values[i], { look: groups[i], size }),
     );
-    map.names(texts.map((text, look) => [look, `${setting} ${text}`, look < 7 ? "fx-dot" : "fx-open"]));
+    map.names(texts.map((text, look) => [look, `${setting} ${text}`, "dot"]));
     const all = tau(`${measure}`, () => kendall(ranks, gaps.ranks));
     const same = tau(`${measure} ${axis}`, () => within(ranks, gaps.ranks, groups));
     const text =
       `Kendall's τ of ${name} and ${ylabel}: ${three(all)} over all ${gaps.ranks.length} networks, ` +
       `${three(same)} in the mean over networks of equal ${setting}`;
-    map.finish(`One dot per network, ${ylabel} against ${name}, coloured by ${setting}. ${text}.`);
+    map.finish(`One mark per network, ${ylabel} against ${name}, with a colour and a shape for each ${setting}. ${text}.`);
     view.say(`${text}.`);
   };
 }

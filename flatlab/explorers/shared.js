@@ -4,6 +4,16 @@
 const NS = "http://www.w3.org/2000/svg";
 // As many looks of curves as colours in the style sheet; no two differ by colour alone.
 const DASHES = ["", "7 4", "8 3 2 3", "2 3", "8 3 2 3 2 3", "12 4", "4 2 1 2"];
+// Dots of radius 1 around 0, by look, where their colour is to tell them apart.
+const SHAPES = [
+  "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0 -2 0Z", // circle
+  "M-.9 -.9H.9V.9H-.9Z", // square
+  "M0 -1.2L1.1 .8H-1.1Z", // triangle
+  "M0 -1.3L1.1 0L0 1.3L-1.1 0Z", // diamond
+  "M0 1.2L1.1 -.8H-1.1Z", // triangle on its head
+  "M-.4 -1.2H.4V-.4H1.2V.4H.4V1.2H-.4V.4H-1.2V-.4H-.4Z", // cross
+  "M0 -1.4L.4 -.4L1.4 0L.4 .4L0 1.4L-.4 .4L-1.4 0L-.4 -.4Z", // star
+];
 const MARGIN = { left: 48, right: 14, top: 26, bottom: 42 };
 
 // -- elements ------------------------------------------------------------------------
@@ -93,7 +103,7 @@ function ticks(low, high, count) {
   const found = [];
   for (let i = Math.ceil(low / step - 1e-6); i * step <= high + 1e-6 * step; i += 1)
     found.push(i * step);
-  return found;
+  return found.length < 3 && count < 20 ? ticks(low, high, 2 * count) : found;
 }
 
 function logTicks(low, high, count) {
@@ -268,19 +278,28 @@ function player(view, key, { count, milliseconds = 120 }) {
 
 // -- panels --------------------------------------------------------------------------
 
+// A filled shape; after seven the same shapes are open.
+function shaped(look, size, x, y) {
+  return svg("path", {
+    class: `${look < 7 ? "fx-dot" : "fx-open"} fx-c${look % 7}`,
+    d: SHAPES[look % 7],
+    transform: `translate(${x} ${y}) scale(${size})`,
+  });
+}
+
 // A picture with axes. `start` sets them and forgets the marks, then marks are added,
 // then `finish` shows all at once. Knobs stay, so that a drag is not cut off.
 function panel(view, { x = "", y = "", height = 270, square = false, grid = true }) {
-  const clip = uniqueName();
-  const cut = svg("rect", {});
+  // Lines end at the axes; dots and words on the border are shown whole.
+  const cuts = [0, 8].map((margin) => ({ margin, id: uniqueName(), rect: svg("rect", {}) }));
   const frame = svg("g", {});
-  const marks = svg("g", { "clip-path": `url(#${clip})` });
+  const [marks, dots] = cuts.map(({ id }) => svg("g", { "clip-path": `url(#${id})` }));
   const knobs = svg("g", {});
   const picture = svg(
     "svg",
     { role: "img" },
-    svg("defs", {}, svg("clipPath", { id: clip }, cut)),
-    frame, marks, knobs,
+    svg("defs", {}, ...cuts.map(({ id, rect }) => svg("clipPath", { id }, rect))),
+    frame, marks, dots, knobs,
   );
   const canvas = html("canvas", { "aria-hidden": "true" });
   const box = html("div", { class: "fx-box" }, canvas, picture);
@@ -290,6 +309,7 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
 
   let width = 330;
   let drawn = []; // marks since the last start
+  let above = []; // dots and words, above them
   let axes = ""; // what the frame shows
   let entries = ""; // what the legend shows
   let shown = null; // what the canvas shows
@@ -332,10 +352,11 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
     const middle = { x: (left + right) / 2, y: bottom + 36, "text-anchor": "middle" };
     found.push(svg("text", { class: "fx-label", ...middle }, self.x));
     frame.replaceChildren(...found);
-    for (const [key, value] of Object.entries({
-      x: left, y: top, width: right - left, height: bottom - top,
-    }))
-      cut.setAttribute(key, value);
+    for (const { margin, rect } of cuts)
+      fill(rect, {
+        x: left - margin, y: top - margin,
+        width: right - left + 2 * margin, height: bottom - top + 2 * margin,
+      }, []);
   }
 
   const self = {
@@ -351,6 +372,7 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
       scale.x.ticks = ticksX;
       self.scale = scale;
       drawn = [];
+      above = [];
       const now = JSON.stringify([x, y, logX, logY, ticksX, width, self.height, self.x, self.y]);
       if (now === axes) return;
       axes = now;
@@ -379,20 +401,28 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
       const points = d.map((p) => p.map((v) => v.toFixed(1)).join(",")).join(" ");
       drawn.push(svg("polygon", { class: `fx-band fx-c${look % 7}`, points }));
     },
-    dot(px, py, { look = 0, size = 4, name = "fx-dot", title = null } = {}) {
+    dot(px, py, { look = 0, size = 4 } = {}) {
       const at = { cx: scale.x.to(px), cy: scale.y.to(py), r: size };
       if (!Number.isFinite(at.cx) || !Number.isFinite(at.cy)) return;
-      const children = title ? [svg("title", {}, title)] : [];
-      drawn.push(svg("circle", { class: `${name} fx-c${look % 7}`, ...at }, ...children));
+      above.push(svg("circle", { class: `fx-dot fx-c${look % 7}`, ...at }));
     },
-    // Words beside a point, on its left where the right edge is near.
+    // One of many dots, told from others by shape and colour.
+    shape(px, py, { look = 0, size = 4 } = {}) {
+      const at = [scale.x.to(px), scale.y.to(py)];
+      if (at.every(Number.isFinite)) above.push(shaped(look, size, ...at));
+    },
+    // Words beside a point, on its left where the right edge is near, and above it where
+    // the lower one is.
     text(px, py, words, { dx = 6, dy = -6 } = {}) {
-      const p = scale.x.to(px);
-      const left = p + dx + 7 * words.length > inner().right;
+      const { right, bottom } = inner();
+      const [p, q] = [scale.x.to(px), scale.y.to(py)];
+      const left = p + dx + 7 * words.length > right;
       const at = {
-        x: left ? p - dx : p + dx, y: scale.y.to(py) + dy, "text-anchor": left ? "end" : "start",
+        x: left ? p - dx : p + dx,
+        y: q + dy > bottom ? q - 10 : q + dy,
+        "text-anchor": left ? "end" : "start",
       };
-      drawn.push(svg("text", { class: "fx-note", ...at }, words));
+      above.push(svg("text", { class: "fx-note", ...at }, words));
     },
     rule({ x = null, y = null, name = "fx-rule" }) {
       const { left, right, top, bottom } = inner();
@@ -457,7 +487,7 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
                 ? svg("path", {
                     class: `fx-line fx-c${look % 7}`, d: "M0 5H28", "stroke-dasharray": DASHES[look % 7],
                   })
-                : svg("circle", { class: `${kind} fx-c${look % 7}`, cx: 14, cy: 5, r: 4.5 }),
+                : shaped(look, 4, 14, 5),
             ),
             ` ${name}`,
           ),
@@ -466,6 +496,7 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
     },
     finish(description) {
       marks.replaceChildren(...drawn);
+      dots.replaceChildren(...above);
       picture.setAttribute("aria-label", description);
     },
     // A point to drag. `move(x, y)` is told data coordinates, from a pointer or from
@@ -607,7 +638,7 @@ function heights(surfaces, unit) {
     legend: html(
       "div",
       { class: "fx-scale", "aria-hidden": "true" },
-      short(floor, 2), bar, `${short(high, 2)} ${unit}`.trim(),
+      `${low < floor ? "≤ " : ""}${short(floor, 2)}`, bar, `${short(high, 2)} ${unit}`.trim(),
     ),
   };
 }

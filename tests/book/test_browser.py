@@ -39,6 +39,11 @@ def check_page(page):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(150)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, width
+        assert not page.evaluate(  # titles of the neighbouring pages are not cut off
+            """[...document.querySelectorAll(".prev-next-area a")]
+               .filter((e) => e.scrollWidth > e.clientWidth + 1)
+               .map((e) => e.textContent.trim())"""
+        )
     # On the widest screen no displayed formula has to be scrolled: break it instead.
     assert not page.evaluate(
         """[...document.querySelectorAll("mjx-container[display=true]")]

@@ -504,7 +504,7 @@ def test_sam_steps_from_where_the_weights_are_put(shown):
     further = reading(page)
     assert numbers(further)[3] > numbers(before)[3]  # the loss after the step up
     page.get_by_label("go on for 30 steps").check()
-    assert "plain steps (30) lead to" in reading(page)
+    assert re.search(r"The plain gradient leads to \S+ in 30 steps\.", reading(page))
     knob = page.get_by_role("slider", name="Weights")
     picture = page.locator(".fx-panel").first.screenshot()
     knob.press("Shift+ArrowLeft")
@@ -612,7 +612,11 @@ def test_the_scatter_counts_again_for_another_measure(shown):
         return numbers(text)
 
     assert found() == pytest.approx(expected(a, groups), abs=0.0006)
-    assert page.locator("circle.fx-dot").count() == 50 + 3
+    assert page.locator("path.fx-dot").count() == 50 + 3
+    shapes = page.locator(".fx-legend path").evaluate_all(
+        "found => found.map((e) => e.getAttribute('d'))"
+    )
+    assert len(set(shapes)) == 3  # colour alone tells nothing apart
     page.get_by_label("measure", exact=True).select_option("two")
     page.get_by_label("colour", exact=True).select_option("width")
     assert found() == pytest.approx(expected(b, groups % 2), abs=0.0006)
