@@ -9,7 +9,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -430,38 +430,47 @@ class _State:
     snapshots: tuple[Tensor, ...] = ()
 
 
+@dataclass(eq=False)
 class _Training:
     """One run: its state at the end of the last whole epoch, and how to go on."""
 
-    def __init__(
-        self, net, data, w, seeds, values, epochs, batch_size, optimizer, rate,
-        stop_loss, neighbourhood, criterion, wanted, kept, autocast,
-    ):  # fmt: skip
-        self.net, self.seeds, self.epochs = net, seeds, epochs
-        self.batch_size, self.rate, self.stop_loss = batch_size, rate, stop_loss
-        self.neighbourhood, self.criterion = neighbourhood, criterion
-        self.wanted, self.kept, self.autocast = wanted, kept, autocast
+    net: Network
+    data: InitVar
+    w: InitVar
+    seeds: list[int]
+    values: dict[str, Tensor]  # hyperparameters, each (members,)
+    epochs: int
+    batch_size: int
+    optimizer: InitVar
+    rate: Callable[[float, int], float]  # factor of lr, as ``_schedule`` gives it
+    stop_loss: float | None
+    neighbourhood: object  # a ``Neighbourhood`` or None
+    criterion: Criterion
+    wanted: set[int]  # epochs that are recorded
+    kept: list[int]  # epochs whose weights are kept
+    autocast: torch.dtype | None
+
+    def __post_init__(self, data, w, optimizer):
         self.step, buffers = OPTIMIZERS[optimizer]
-        self.records = _Records(net, data, criterion.function)
+        self.records = _Records(self.net, data, self.criterion.function)
         self.x = place(data.train.x, w.device, w.dtype)
         self.y = data.train.y.to(w.device)
         self.n = len(self.x)
         self.own_labels = self.y.ndim == 2 and self.y.shape[-1] == self.n
-        members = len(seeds)
+        members = len(self.seeds)
         if self.own_labels and self.y.shape[0] != members:
             raise ValueError(
                 f"the training labels are of {self.y.shape[0]} members, the seeds of "
                 f"{members}"
             )
-        if isinstance(criterion.function, str):
+        if isinstance(self.criterion.function, str):
             self._check_labels(w, data)
-        self.masks = net.dropout_masks(self.x[:1])
-        self.values = values
+        self.masks = self.net.dropout_masks(self.x[:1])
         self.state = _State(
             tensors={
                 "w": w,
                 **{f"buffer{i}": torch.zeros_like(w) for i in range(buffers)},
-                "stopped": torch.full((members,), epochs),
+                "stopped": torch.full((members,), self.epochs),
                 "fitted": torch.zeros(members, dtype=torch.bool),
                 "diverged": torch.zeros(members, dtype=torch.bool),
                 "active": torch.ones(members, dtype=torch.bool),
