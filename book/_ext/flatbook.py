@@ -7,7 +7,8 @@
   page asks another host for anything.
 - Icons come from a font inside a style sheet, and so work without a server too.
 - Launch and repository buttons appear only when a repository is configured.
-- The API reference has a section for every module of the package that exists.
+- The API reference has a section for every module of the package that exists, and the
+  first page says how the claims of each chapter came out.
 - Figures are fetched as a reader comes near them.
 - The book can be written as a single page, from which it is printed.
 """
@@ -15,11 +16,15 @@
 import ast
 import base64
 import hashlib
+import json
 import os
 import re
 import shutil
+from collections import Counter
 from importlib.metadata import files
 from pathlib import Path
+
+from flatlab.claims import Verdict
 
 # In the order in which the book builds on them.
 MODULES = [
@@ -63,6 +68,7 @@ SOURCES = (
 )
 ASSETS = ("book/_static/**/*", "book/_ext/*.py")
 API_MARK = "<!-- one section per module -->"
+VERDICTS_MARK = re.compile(r"<!-- verdicts: (\w+) -->")
 
 
 def digest(root, patterns):
@@ -244,11 +250,21 @@ def share_visitors(app):
     handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
 
 
-def write_api(app, docname, source):
-    """Replace the mark in a page by the sections of the API reference."""
+def verdicts(root, chapter):
+    """Count the verdicts of a chapter at the laptop's scale, as a phrase."""
+    path = root / "results" / "laptop" / f"{chapter}.json"
+    claims = json.loads(path.read_text("utf-8"))["claims"].values()
+    counts = Counter(claim["verdict"] for claim in claims)
+    parts = [f"{counts[v]} {v}" for v in Verdict if counts[v]]
+    return f"*{len(claims)} claim{'s' * (len(claims) > 1)}: {', '.join(parts)}.*"
+
+
+def write_generated(app, docname, source):
+    """Replace marks in a page by what the package and the results say."""
+    root = Path(app.srcdir)
     if API_MARK in source[0]:
-        sections = module_sections(Path(app.srcdir))
-        source[0] = source[0].replace(API_MARK, sections)
+        source[0] = source[0].replace(API_MARK, module_sections(root))
+    source[0] = VERDICTS_MARK.sub(lambda m: verdicts(root, m[1]), source[0])
 
 
 def keep_bars(app, what, name, obj, options, lines):
@@ -266,7 +282,7 @@ def setup(app):
     app.add_config_value("flatbook_assets", "", "html", str)
     app.connect("config-inited", configure)
     app.connect("builder-inited", share_visitors)
-    app.connect("source-read", write_api)
+    app.connect("source-read", write_generated)
     app.connect("autodoc-process-docstring", keep_bars)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", lighten_icons)

@@ -1,12 +1,14 @@
 """What every page of the built book must and must not contain."""
 
 import re
+from collections import Counter
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
 
 import flatlab
+from flatlab.claims import read_registry
 
 from .conftest import ROOT, pages
 
@@ -147,6 +149,20 @@ def test_every_module_has_its_section_in_the_reference(soups, html):
     modules = [p.stem for p in (ROOT / "flatlab").glob("[!_]*.py")]
     assert modules
     assert not [m for m in modules if f"module-flatlab.{m}" not in ids]
+
+
+def test_the_first_page_says_how_every_chapter_came_out(html, soups):
+    article = soups[html / "book" / "index.html"].article
+    shown = {}
+    for question in article.find_all("dd"):
+        link = question.find_previous("dt").a["href"]
+        total, *parts = map(int, re.findall(r"\d+", question.em.text))
+        assert sum(parts) == total, question.em.text
+        shown[link.removesuffix(".html")] = total
+    claimed = Counter(c.chapter for c in read_registry().values())
+    assert set(shown) == set(claimed)
+    assert all(shown[c] <= claimed[c] for c in claimed)
+    assert sum(shown.values()) > 0.9 * claimed.total()  # some are explained only
 
 
 def test_each_chapter_can_be_walked_through_from_first_to_last(html, soups):
