@@ -471,10 +471,10 @@ def _measure(label, values, unit, format):
     if half is not None:
         text += f" ± {half:{format}}"
     text += f" {unit}" if unit else ""
+    if found.n > 1:  # one number is a mean over nothing
+        text += f" (n = {found.n})"
     listed = values.tolist() if found.n <= MOST_VALUES else None
-    return Measurement(
-        label, found.mean, half, found.n, listed, f"{text} (n = {found.n})"
-    )
+    return Measurement(label, found.mean, half, found.n, listed, text)
 
 
 def _registry_path(path):

@@ -86,7 +86,7 @@ def test_a_record_holds_mean_interval_and_verdict(registry):
     quick, slow = claims.measured["slow"]
     # sd 1.414214, t(1) = 12.706205: half-width 12.7062
     assert quick.text == "2 ± 12.7 epochs (n = 2)"
-    assert slow.text == "7 epochs (n = 1)" and slow.half_width is None
+    assert slow.text == "7 epochs" and slow.half_width is None
 
 
 def test_what_cannot_be_recorded_is_refused(registry):
@@ -124,7 +124,7 @@ def test_the_table_has_every_claim_of_the_chapter_and_is_accessible(registry):
         "96.7% ± 14.3% (n = 3)",
         "reproduced",
     ]
-    assert cells[1][2].split("\n")[1] == "slow: 7 epochs (n = 1)"
+    assert cells[1][2].split("\n")[1] == "slow: 7 epochs"
     assert cells[2] == ["Wen 2023", "–", "needs natural images", "not tested"]
     markdown = table._repr_markdown_().splitlines()
     assert len(markdown) == 5
@@ -139,7 +139,7 @@ def test_results_of_a_gpu_stand_beside(registry, monkeypatch):
     monkeypatch.setenv("FLATLAB_SCALE", "laptop")
     shown = str(made(registry, slow=Verdict.not_at_this_scale).table())
     assert "not at this scale; at GPU scale reproduced" in shown
-    assert "at GPU scale slow: 7 epochs (n = 1)" in shown
+    assert "at GPU scale slow: 7 epochs" in shown
 
 
 def test_results_are_kept_per_scale_with_provenance(registry, monkeypatch):

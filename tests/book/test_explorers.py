@@ -12,6 +12,7 @@ from ipywidgets.embed import embed_data
 import flatlab as fl
 
 from .conftest import ROOT, Visit, drag, settle, touch
+from .samples import EPOCHS_SEEN, everything, planes, series, surface_widget
 
 SCRIPT = ROOT / "book" / "_static" / "static_anywidget.js"
 SHEET = ROOT / "book" / "_static" / "book.css"
@@ -64,10 +65,6 @@ def shown(browser, tmp_path):
 def reading(page):
     settle(page)
     return page.locator(".fx-reading").inner_text()
-
-
-def series(seed, *shape):
-    return np.random.default_rng(seed).random(shape)
 
 
 @pytest.fixture
@@ -157,16 +154,6 @@ def test_the_static_figure_gives_way_on_screen_and_stays_on_paper(exploring, sho
     assert not figure.is_visible() and explorer.is_visible()
     page.emulate_media(media="print")
     assert figure.is_visible() and not explorer.is_visible()
-
-
-def surface_widget():
-    a = np.linspace(-1, 1, 9)
-    x, y = np.meshgrid(a, a, indexing="ij")
-    one = (a, a, 0.1 + x**2 + 2 * y**2)
-    two = (a, a, 0.2 + 4 * x**2 + y**2 + x * y)
-    small, large = {"plain": one, "filters": two}, {"plain": two, "filters": one}
-    both = {"batch 10": small, "batch 100": large}
-    return fl.widgets.loss_surface(both, points=[(0.5, 0.5, "other")])
 
 
 def bilinear(a, losses, x, y):
@@ -532,18 +519,6 @@ def test_rescaling_moves_measures_and_not_the_loss(shown):
     assert page.locator(".fx-panel canvas").first.screenshot() != canvas
 
 
-EPOCHS_SEEN = [0, 1, 10, 100]
-
-
-def planes():
-    """Two activations, of which one was measured with one kind of bins only."""
-    random = np.random.default_rng(0)
-    return {
-        key: (EPOCHS_SEEN, 12 * random.random((4, 3, 2)), random.random((4, 3, 2)))
-        for key in (("tanh", 30), ("tanh", 100), ("relu", 30))
-    }
-
-
 def test_the_information_plane_plays_and_switches(shown):
     given = planes()
     widget = fl.widgets.information_plane(
@@ -623,30 +598,6 @@ def test_the_scatter_counts_again_for_another_measure(shown):
 
 
 # -- what holds for all of them ------------------------------------------------------
-
-
-def everything():
-    a = np.linspace(-1, 1, 21)
-    surface = (a, a, 0.1 + a[:, None] ** 2 + 2 * a**2)
-    x = np.arange(1, 60)
-    panel = fl.widgets.lines(
-        x, {"a": series(0, 7, 59, 5)}, xlabel="epoch", ylabel="accuracy"
-    )
-    w = fl.widgets
-    return {
-        "explore": w.explore({"p": range(7)}, [panel], title="Explore"),
-        "loss_surface": surface_widget(),
-        "bound_terms": w.bound_terms([0.1, 1], [0.1, 0.5], norm=1, n=100, k=50),
-        "asam_picture": w.asam_picture(),
-        "sam_step": w.sam_step(surface),
-        "rescaling": w.rescaling(surface, [0.5, 1, 2], {"a": [1, 2, 3]}),
-        "information_plane": w.information_plane(
-            planes(), choices=("activation", "bins")
-        ),
-        "scatter": w.scatter(
-            {"one": series(1, 200)}, series(2, 200), {"depth": [1, 2] * 100}
-        ),
-    }
 
 
 @pytest.mark.parametrize("width", [360, 1200])

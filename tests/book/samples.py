@@ -1,0 +1,56 @@
+"""One of every explorer, with made-up numbers in it."""
+
+import numpy as np
+
+import flatlab as fl
+
+EPOCHS_SEEN = [0, 1, 10, 100]
+
+
+def series(seed, *shape):
+    return np.random.default_rng(seed).random(shape)
+
+
+def surface_widget():
+    a = np.linspace(-1, 1, 9)
+    x, y = np.meshgrid(a, a, indexing="ij")
+    one = (a, a, 0.1 + x**2 + 2 * y**2)
+    two = (a, a, 0.2 + 4 * x**2 + y**2 + x * y)
+    small, large = {"plain": one, "filters": two}, {"plain": two, "filters": one}
+    both = {"batch 10": small, "batch 100": large}
+    return fl.widgets.loss_surface(both, points=[(0.5, 0.5, "other")])
+
+
+def planes():
+    """Two activations, of which one was measured with one kind of bins only."""
+    random = np.random.default_rng(0)
+    return {
+        key: (EPOCHS_SEEN, 12 * random.random((4, 3, 2)), random.random((4, 3, 2)))
+        for key in (("tanh", 30), ("tanh", 100), ("relu", 30))
+    }
+
+
+def everything():
+    a = np.linspace(-1, 1, 21)
+    surface = (a, a, 0.1 + a[:, None] ** 2 + 2 * a**2)
+    x = np.arange(1, 60)
+    panel = fl.widgets.lines(
+        x, {"a": series(0, 7, 59, 5)}, xlabel="epoch", ylabel="accuracy"
+    )
+    w = fl.widgets
+    return {
+        "explore": w.explore({"p": range(7)}, [panel], title="Explore"),
+        "loss_surface": surface_widget(),
+        "bound_terms": w.bound_terms([0.1, 1], [0.1, 0.5], norm=1, n=100, k=50),
+        "asam_picture": w.asam_picture(),
+        "sam_step": w.sam_step(surface),
+        "rescaling": w.rescaling(surface, [0.5, 1, 2], {"a": [1, 2, 3]}),
+        "information_plane": w.information_plane(
+            planes(), choices=("activation", "bins")
+        ),
+        "scatter": w.scatter(
+            {"one": series(1, 200), "two": series(3, 200)},
+            series(2, 200),
+            {"depth": [1, 2] * 100},
+        ),
+    }
