@@ -1,5 +1,6 @@
 """The first code cell makes a notebook run where flatlab is not installed."""
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -37,15 +38,19 @@ def elsewhere(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
 
-    def run(after="", before=""):
-        code = f"{before}\n{cleaner.first_cell.text()}\n{after}"
+    def run(after="", before="", cell=None):
+        code = f"{before}\n{cell or cleaner.first_cell.text()}\n{after}"
         return subprocess.run(
             [str(tmp_path / "env" / "bin" / "python"), "-c", code],
             cwd=work,
             capture_output=True,
             text=True,
             # Nothing may be fetched: what is needed is there.
-            env={"PIP_NO_INDEX": "1", "PATH": "/usr/bin:/bin"},
+            env={
+                "PIP_NO_INDEX": "1",
+                "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it as "no isolation"
+                "PATH": "/usr/bin:/bin",
+            },
         )
 
     run.site, run.work = site, work
@@ -97,12 +102,35 @@ def test_where_the_right_version_is_nothing_happens():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "book")
 
 
-def test_without_a_wheel_the_index_is_asked(elsewhere):
+def test_without_a_wheel_it_says_what_to_do(elsewhere):
     found = elsewhere()
     assert found.returncode == 1
-    assert f"flatlab=={VERSION}" in found.stderr or f"flatlab[course]=={VERSION}" in (
-        found.stderr
-    )
+    assert f"flatlab {VERSION} is not installed: put its wheel" in found.stderr
+
+
+def test_where_a_repository_is_configured_it_is_cloned(elsewhere, tmp_path):
+    origin = tmp_path / "origin"
+    shutil.copytree(ROOT / "flatlab", origin / "flatlab")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-TEXT"):
+        shutil.copy(ROOT / name, origin)
+    (origin / "book").mkdir()
+    shutil.copy(ROOT / "book" / "claims.toml", origin / "book")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(origin)]
+    for command in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "All"]):
+        subprocess.run([*git, *command], check=True)
+    config = tmp_path / "_config.yml"
+    config.write_text(f"repository: {{url: '{origin.as_uri()}', branch: main}}")
+    cell = cleaner.first_cell.text(config)
+    after = f"{SHOW}\nfrom flatlab.results import book_root\nprint(book_root())"
+    first = elsewhere(after, cell=cell)
+    assert first.returncode == 0, first.stderr
+    version, file, _, root = first.stdout.split()
+    clone = elsewhere.work / "flatlab-book"
+    assert version == VERSION
+    assert (file, root) == (str(clone / "flatlab" / "__init__.py"), str(clone))
+    # in a kernel that was started again nothing is left to do
+    (clone / ".git").rename(clone / "elsewhere")
+    assert elsewhere(after, cell=cell).stdout == first.stdout
 
 
 def test_every_notebook_has_it():
