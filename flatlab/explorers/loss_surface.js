@@ -9,7 +9,7 @@ function build(view) {
   if (networks.length > 1) choice(view, "network", { label: view.data.label, options: networks });
   if (directions.length > 1)
     choice(view, "directions", { label: "directions", options: directions });
-  slider(view, "angle", { label: "look along", count: 37, text: (i) => `${5 * i - 90}°` });
+  slider(view, "angle", { label: "look along", count: 37, text: (i) => `${short(5 * i - 90)}°` });
 
   const map = panel(view, { x: xlabel, y: ylabel, square: true, grid: false });
   const cut = panel(view, { x: "distance from the point", y: `loss along the line, ${unit}` });
