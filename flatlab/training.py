@@ -280,7 +280,8 @@ def train(
     alone. Weights are stacked, data lie on the device, and a batch is an index lookup.
     ``lr``, ``momentum``, ``weight_decay``, ``input_noise`` and the neighbourhood's
     radius may be tensors with one value per member, and the training labels may have a
-    member axis: a sweep over them is one ensemble.
+    member axis: a sweep over them is one ensemble, and members that differ in a setting
+    may share a seed, so that they can be compared in pairs.
 
     A member whose loss or weights stop being finite is marked ``diverged``, with a
     warning, and the others go on. Ctrl-C returns what is finished. With ``checkpoint``
@@ -337,10 +338,8 @@ def train(
             "make one with Dataset.from_arrays(x, y)"
         )
     seeds = (seeds,) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
-    if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
-        raise ValueError(
-            f"seeds are {seeds}, expected one or more different seeds of at least 0"
-        )
+    if not seeds or min(seeds) < 0:
+        raise ValueError(f"seeds are {seeds}, expected one or more of at least 0")
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}, expected a positive integer")
@@ -385,6 +384,13 @@ def train(
     if neighbourhood is not None:
         radius = torch.as_tensor(neighbourhood.radius, dtype=dtype, device=device)
         values["radius"] = _per_member("the neighbourhood's radius", radius, w)
+    members = list(zip(seeds, *(v.tolist() for v in values.values()), strict=True))
+    alike = len(members) - len(set(members))
+    if alike and start is None and data.train.y.ndim == 1:
+        raise ValueError(
+            f"{alike} of {len(members)} members are copies, seeds are {seeds}: "
+            "expected different seeds where the settings are the same"
+        )
     training = _Training(
         net=net,
         data=data,
@@ -437,7 +443,7 @@ class _Training:
     net: Network
     data: InitVar
     w: InitVar
-    seeds: list[int]
+    seeds: tuple[int, ...]
     values: dict[str, Tensor]  # hyperparameters, each (members,)
     epochs: int
     batch_size: int

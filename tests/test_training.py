@@ -403,6 +403,19 @@ def norm_net():
     return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
 
 
+def test_members_that_differ_in_a_setting_may_share_a_seed():
+    net, data = Network(models.mlp(6, 8, 3, dropout=0.1)), toy()
+    fixed = dict(epochs=3, batch_size=8, momentum=0.5, dtype=torch.float64)
+    lr = torch.tensor([0.05, 0.1, 0.1], dtype=torch.float64)
+    run = train(net, data, seeds=[4, 4, 5], lr=lr, **fixed)
+    for i, seed in enumerate([4, 4, 5]):
+        alone = train(net, data, seeds=[seed], lr=lr[i].item(), **fixed)
+        torch.testing.assert_close(run.w[i], alone.w[0], rtol=0, atol=1e-9)
+    assert not torch.equal(run.w[0], run.w[1])
+    with pytest.raises(ValueError, match="1 of 3 members are copies"):
+        train(net, data, seeds=[4, 5, 5], lr=lr, **fixed)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "word"),
     [
