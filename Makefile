@@ -45,6 +45,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 book: $(READY) ## run every notebook and build the book: _build/html/index.html
+	OMP_NUM_THREADS=1 $(PY) book/_ext/run_notebooks.py
 	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . -n -W --keep-going
 	@echo "The book is in _build/html/index.html"
 
@@ -57,6 +58,7 @@ offline: book ## pack the built book for reading without a network: _build/flatl
 	$(PY) -c "import shutil; shutil.make_archive('_build/flatlab-book', 'zip', '_build', 'html')"
 
 pdf: $(READY) ## print the whole book, with Chromium: _build/flatlab-book.pdf
+	OMP_NUM_THREADS=1 $(PY) book/_ext/run_notebooks.py
 	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . --builder singlehtml -n -W --keep-going
 	$(PY) book/_ext/print_book.py _build/singlehtml _build/flatlab-book.pdf
 

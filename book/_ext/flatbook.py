@@ -83,18 +83,23 @@ def digest(root, patterns):
     return total.hexdigest()[:16]
 
 
+def cache_name(root):
+    """Name of the cache for notebooks: it changes with the scale and what they read."""
+    scale = os.environ.get("FLATLAB_SCALE", "").strip() or "laptop"
+    return f"{scale}-{digest(root, SOURCES)}"
+
+
 def configure(app, config):
     """Settle everything that depends on the files and the environment."""
     root = Path(app.srcdir)
-    scale = os.environ.get("FLATLAB_SCALE", "").strip() or "laptop"
     config.flatbook_assets = digest(root, ASSETS)
-    use_cache(app, config, f"{scale}-{digest(root, SOURCES)}")
+    use_cache(app, config, cache_name(root))
     offer_buttons(config)
     leave_out_thebe(app)
 
 
 def use_cache(app, config, name):
-    """Keep executed notebooks under a name that changes with what they read.
+    """Keep executed notebooks where ``run_notebooks.py`` puts them.
 
     Sphinx reads every page again when this setting changes.
     """

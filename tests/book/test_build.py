@@ -1,6 +1,9 @@
 """The book builds without a warning, and its set-up keeps its promises."""
 
+import os
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -36,6 +39,23 @@ def test_every_page_in_the_folder_of_the_book_is_in_its_table_of_contents():
         if ".ipynb_checkpoints" not in path.parts
     ]
     assert sorted(listed) == sorted(present)
+
+
+def test_notebooks_that_were_run_side_by_side_are_not_run_again(toy):
+    def run():
+        script = toy / "book" / "_ext" / "run_notebooks.py"
+        environment = {**os.environ, "FLATLAB_SCALE": "laptop"}
+        return subprocess.run([sys.executable, script], env=environment).returncode
+
+    assert run() == 0
+    process, page = build(toy)
+    assert "Executing notebook" not in process.stdout
+    assert "first laptop" in page.read_text()
+    # what fails is left to the build, which says why
+    write_notebook(toy, "1 / 0")
+    assert run() == 0
+    process, _ = build(toy)
+    assert process.returncode != 0 and "ZeroDivisionError" in process.stdout
 
 
 def test_outputs_follow_the_package_and_the_scale_and_assets_are_copied_again(toy):
