@@ -206,28 +206,29 @@ class Network:
         single = isinstance(seeds, int)
         scratch = copy.deepcopy(self._source).cpu()
         resets = []
-        for prefix, module in scratch.named_modules():
+        for module in scratch.modules():
             reset = getattr(module, "reset_parameters", None) or getattr(
                 module, "_reset_parameters", None
             )
             if reset is not None:
-                resets.append((prefix, reset))
-        covered = tuple(prefix for prefix, _ in resets)
-        for name in self.layout.names:
-            owner = name.rpartition(".")[0]
-            if not any(owner == c or owner.startswith(c + ".") for c in covered):
-                raise ValueError(
-                    f"parameter {name!r} belongs to a module without "
-                    "reset_parameters(), so it cannot be initialised afresh; "
-                    "add that method or build w from Network(module).weights()"
-                )
+                resets.append(reset)
         parameters = dict(scratch.named_parameters())
         rows = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
+            for name in self.layout.names:
+                parameters[name].fill_(torch.nan)
             for seed in [seeds] if single else seeds:
                 torch.default_generator.manual_seed(int(seed))
-                for _, reset in resets:
+                for reset in resets:
                     reset()
+                for name in self.layout.names:
+                    if parameters[name].isnan().any():
+                        raise ValueError(
+                            f"parameter {name!r} is left as it was by all "
+                            "reset_parameters() of the module, so it cannot be "
+                            "initialised afresh; add that method or build w from "
+                            "Network(module).weights()"
+                        )
                 rows.append(
                     torch.cat([parameters[n].reshape(-1) for n in self.layout.names])
                 )
@@ -260,7 +261,7 @@ class Network:
             Name to tensor, each of shape ``(*shape,)`` or ``(members, *shape)``.
         """
         lead = w.shape[:-1]
-        return {n: w[..., s].reshape(*lead, *shape) for n, shape, s in self.layout}
+        return {n: w[..., s].reshape((*lead, *shape)) for n, shape, s in self.layout}
 
     def flatten(self, parameters: Mapping[str, Tensor], members: bool) -> Tensor:
         """Inverse of ``unflatten``.
@@ -272,9 +273,9 @@ class Network:
         Returns:
             (k,) or (members, k).
         """
-        start = 1 if members else 0
+        parts = [parameters[name] for name in self.layout.names]
         return torch.cat(
-            [parameters[name].flatten(start) for name in self.layout.names], dim=-1
+            [p.reshape((*p.shape[: 1 if members else 0], -1)) for p in parts], dim=-1
         )
 
     def layout_on(self, device: torch.device) -> Layout:
@@ -363,13 +364,22 @@ class Network:
         return torch.stack(outputs)
 
     def _run(self, state: Parameters, x) -> Tensor:
+        # copies: a module may work on its inputs in place
         if isinstance(x, Mapping):
-            output = functional_call(self._skeleton, state, (), dict(x))
+            inputs = (), {name: _copy(value) for name, value in x.items()}
         else:
-            output = functional_call(
-                self._skeleton, state, tuple(x) if isinstance(x, tuple | list) else (x,)
+            parts = x if isinstance(x, tuple | list) else (x,)
+            inputs = tuple(map(_copy, parts)), {}
+        output = functional_call(self._skeleton, state, *inputs)
+        if isinstance(output, Tensor):
+            return output
+        if not isinstance(getattr(output, "logits", None), Tensor):
+            raise TypeError(
+                f"the module returns {type(output).__name__}, expected a tensor or an "
+                "object with an attribute logits; wrap it in a module that returns "
+                "the output to measure"
             )
-        return output if isinstance(output, Tensor) else output.logits
+        return output.logits
 
     def _fixed(self, like: Tensor) -> Parameters:
         """Buffers and frozen parameters of the module, as they are now."""
@@ -379,7 +389,8 @@ class Network:
             for n, p in self._source.named_parameters()
             if n not in trained
         }
-        state.update(self._source.named_buffers())
+        # copies: a module may write to its buffers in eval mode too, as counters do
+        state.update((n, b.clone()) for n, b in self._source.named_buffers())
         return {
             n: t.to(like.device, like.dtype if t.is_floating_point() else t.dtype)
             for n, t in state.items()
@@ -421,11 +432,14 @@ class Network:
         layers: list[tuple[str, nn.Module]] = []
 
         def collect(prefix: str, sequence: nn.Sequential) -> bool:
-            for name, layer in sequence.named_children():
+            # not named_children, which passes over a layer's second place
+            for name, layer in sequence._modules.items():
                 full = f"{prefix}{name}"
                 if type(layer) is nn.Sequential:
                     if not collect(full + ".", layer):
                         return False
+                elif not layers and getattr(layer, "inplace", False):
+                    return False  # it would write over the inputs
                 elif type(layer) in (nn.Linear, _Dropout, *_POINTWISE) or (
                     type(layer) is nn.Flatten
                     and (layer.start_dim, layer.end_dim) == (1, -1)
@@ -466,13 +480,13 @@ class Network:
 
     @staticmethod
     def _replace_dropout(module: nn.Module) -> None:
-        for name, child in module.named_children():
+        for name, child in module._modules.items():
             if isinstance(child, nn.modules.dropout._DropoutNd):
                 if isinstance(child, nn.AlphaDropout | nn.FeatureAlphaDropout):
                     continue
                 channels = not isinstance(child, nn.Dropout)
                 setattr(module, name, _Dropout(child.p, channels))
-            else:
+            elif child is not None:
                 Network._replace_dropout(child)
 
     @property
@@ -547,6 +561,11 @@ class Network:
             for handle in handles:
                 handle.remove()
         return found
+
+
+def _copy(value):
+    """A copy of a tensor; other inputs, such as None, as they are."""
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _tensors(x) -> list[Tensor]:

@@ -24,6 +24,33 @@ class Tied(nn.Module):
         return self.head(torch.tanh(self.b(torch.tanh(self.a(x)))))
 
 
+class Writer(nn.Module):
+    """Works on its inputs in place, counts its calls and has a learned temperature."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.register_buffer("calls", torch.zeros(()))
+        self.head = nn.Linear(5, 3)
+
+    def reset_parameters(self):
+        nn.init.uniform_(self.scale, 1, 2)
+
+    def forward(self, x):
+        self.calls += 1
+        return self.scale * self.head(x.mul_(0.5).add_(0.1))
+
+
+def shared():
+    act, inner = nn.Tanh(), nn.Linear(4, 4)
+    return nn.Sequential(nn.Linear(5, 4), act, inner, act, inner, act, nn.Linear(4, 3))
+
+
+def shared_activation():
+    act = nn.Tanh()
+    return nn.Sequential(nn.Linear(5, 4), act, nn.Linear(4, 4), act, nn.Linear(4, 3))
+
+
 class Dictionary(nn.Module):
     """Takes named inputs and returns an object with logits, as text models do."""
 
@@ -82,6 +109,13 @@ CASES = {
     "resnet": (warmed_resnet, lambda: images(1, 8, 8)),
     "tied": (Tied, lambda: images(5)),
     "frozen": (frozen, lambda: images(5)),
+    "shared": (shared, lambda: images(5)),
+    "shared-activation": (shared_activation, lambda: images(5)),
+    "writer": (Writer, lambda: images(5)),
+    "in-place": (
+        lambda: nn.Sequential(nn.ELU(inplace=True), nn.Linear(5, 3)),
+        lambda: images(5),
+    ),
     "dictionary": (Dictionary, tokens),
 }
 
@@ -94,7 +128,7 @@ def case(request):
 
 
 def call(module, x):
-    out = module(**x) if isinstance(x, dict) else module(x)
+    out = module(**x) if isinstance(x, dict) else module(x.clone())
     return out if isinstance(out, torch.Tensor) else out.logits
 
 
@@ -123,11 +157,13 @@ def test_the_module_is_left_as_it_was_found(case):
     for p in module.parameters():
         p.grad = torch.full_like(p, 7.0)
     before = {n: t.clone() for n, t in module.state_dict().items()}
+    inputs = copy.deepcopy(x)
     rng = torch.get_rng_state()
     net = Network(module)
     w = net.init(range(2))
     net(w, x)
     net.module(w[0])
+    torch.testing.assert_close(x, inputs, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), rng)
     assert module.training
     assert all(m.training for m in module.modules())
@@ -200,6 +236,15 @@ def test_dropout_masks_multiply_the_hidden_units():
     torch.testing.assert_close(out, bias.unsqueeze(1).expand(2, 6, 3))
 
 
+def test_a_shared_dropout_drops_at_every_place():
+    drop = nn.Dropout(0.5)
+    net = Network(
+        nn.Sequential(nn.Linear(5, 4), drop, nn.Linear(4, 6), drop, nn.Linear(6, 3))
+    )
+    masks = net.dropout_masks(images(5)[:1])
+    assert masks == {"1.mask": (0.5, (4,)), "3.mask": (0.5, (6,))}
+
+
 def test_channel_dropout_drops_whole_channels():
     net = Network(
         nn.Sequential(
@@ -243,6 +288,18 @@ def test_clear_errors():
 
     with pytest.raises(ValueError, match="reset_parameters"):
         Network(Bare()).init(0)
+    # the parts of a normalised weight are not what reset_parameters() writes to
+    normalised = nn.utils.parametrizations.weight_norm(nn.Linear(5, 3))
+    with pytest.raises(ValueError, match=r"original.*reset_parameters"):
+        Network(normalised).init(0)
+
+    class Several(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    net = Network(Several(5, 3))
+    with pytest.raises(TypeError, match=r"tuple.*attribute logits"):
+        net(net.weights(), images(5))
 
 
 def test_layout_moves_to_a_device():
