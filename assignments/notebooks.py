@@ -18,6 +18,16 @@ from pathlib import Path
 import nbformat
 
 SOURCE = Path(__file__).parent / "source"
+CHAPTERS = (
+    "memorization",
+    "shortcuts",
+    "information_bottleneck",
+    "flatness",
+    "sam",
+    "reparameterization",
+    "asam",
+    "verdict",
+)
 
 
 @dataclass(frozen=True)
@@ -87,11 +97,11 @@ class Submission:
     notes: tuple = ()
 
 
-def names():
-    """The assignments in the order of the course's chapters."""
-    order = "memorization shortcuts information_bottleneck flatness sam"
-    order = [*order.split(), "reparameterization", "asam", "verdict"]
-    return [name for name in order if (SOURCE / name).is_dir()]
+def names(folder=SOURCE):
+    """The chapters' assignments in the order of the course, then all others."""
+    there = {p.stem for p in Path(folder).glob("*/*.ipynb") if p.stem == p.parent.name}
+    chapters = [name for name in CHAPTERS if name in there]
+    return [*chapters, *sorted(there.difference(chapters))]
 
 
 def read(name, folder=SOURCE):

@@ -16,10 +16,17 @@ def released(tmp_path_factory):
 
 
 def test_there_is_one_for_each_chapter_from_memorization_on():
-    assert len(notebooks.names()) == 8
-    assert all(
-        (notebooks.SOURCE / n / f"{n}.ipynb").is_file() for n in notebooks.names()
-    )
+    assert len(notebooks.CHAPTERS) == 8
+    assert notebooks.names()[:8] == list(notebooks.CHAPTERS)
+
+
+def test_an_assignment_of_ones_own_comes_after_those_of_the_chapters(tmp_path):
+    for name in ("zebras", "sam", "ants", "memorization"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.ipynb").touch()
+    (tmp_path / "notes").mkdir()
+    expected = ["memorization", "sam", "ants", "zebras"]
+    assert notebooks.names(tmp_path) == expected
 
 
 def test_a_zip_holds_the_notebook_and_the_wheel(released):
