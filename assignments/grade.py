@@ -12,14 +12,13 @@ import io
 import multiprocessing
 import os
 import signal
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from assignments import feedback, notebooks, sandbox
-from assignments.sandbox import Sandbox, SandboxError
+from assignments.sandbox import Sandbox, SandboxError, StudentError
 
 CELL_SECONDS = 60
 CALL_SECONDS = 20
@@ -82,8 +81,7 @@ class Student:
     The cells that ran before are run again then, but for the one that ended it.
     """
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self):
         self.deadline = time.monotonic() + SUBMISSION_SECONDS
         self.cells = []
         self.sandbox = None
@@ -116,7 +114,7 @@ class Student:
     @contextlib.contextmanager
     def _alive(self):
         if self.sandbox is None:
-            self.sandbox = Sandbox(self.folder)
+            self.sandbox = Sandbox()
             for source in self.cells:
                 with contextlib.suppress(Exception):
                     self.sandbox.run(source, self._seconds(CELL_SECONDS))
@@ -157,22 +155,24 @@ def grade(student, assignment, file, content, note=""):
         )
         reason = " ".join(filter(None, [note, f"The file is {error}."]))
         return Grade(student, assignment.name, file, "unreadable", reason, nothing)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o777)  # the sandbox runs as nobody
-        side = Student(folder)
-        try:
-            outcomes, remarks = _run(submission, assignment, side)
-        finally:
-            side.close()
-    notes = [note, *submission.notes]
-    notes += [f"The code {end}." for end in dict.fromkeys(side.ends)]
-    notes = [n for n in notes if n]
+    side = Student()
+    try:
+        outcomes, remarks = _run(submission, assignment, side)
+    finally:
+        side.close()
+    looks = list(submission.notes)
+    looks += [
+        f"The cell {step.id}, which is not the student's, failed: {remarks[number]}."
+        for number, step in enumerate(submission.steps)
+        if step.kind == "setup" and number in remarks
+    ]
+    looks += [f"The code {end}." for end in dict.fromkeys(side.ends)]
     return Grade(
         student,
         assignment.name,
         file,
-        "look" if submission.notes or side.ends else "graded",
-        " ".join(notes),
+        "look" if looks else "graded",
+        " ".join(filter(None, [note, *looks])),
         outcomes,
         submission.steps,
         remarks,
@@ -232,8 +232,11 @@ def _told(error):
         text = f"your code {error}"
     elif isinstance(error, AssertionError):
         text = str(error) or "a test failed"
+    elif isinstance(error, StudentError):
+        text = str(error)  # which names the class
     else:
         text = f"{type(error).__name__}: {error}"
+    text = text.removesuffix(": ")
     return text if len(text) <= MESSAGE else text[:MESSAGE] + " ..."
 
 
@@ -249,11 +252,15 @@ def find(folder, assignments):
 
     Returns:
         A list of ``(student, assignment, path or None, note)``; the path is None where
-        a student handed in nothing that belongs to any assignment.
+        a student handed in nothing, or notebooks that belong to no assignment, and
+        where a notebook is in no student's folder.
     """
     # The longest name first: "sam" starts "sam_bound" too.
     names = sorted(assignments, key=len, reverse=True)
-    found = []
+    found = [
+        (path.name, "", None, "The notebook is in no student's folder.")
+        for path in sorted(Path(folder).glob("*.ipynb"))
+    ]
     for home in sorted(p for p in Path(folder).iterdir() if p.is_dir()):
         files, others = {}, []
         for path in sorted(home.rglob("*.ipynb")):
@@ -272,10 +279,11 @@ def find(folder, assignments):
                 note = f"{last.name} was changed last and is graded; also there: "
                 note += ", ".join(p.name for p in older) + "."
             found.append((home.name, name, last, note))
-        if not files:
-            note = "There is no notebook that is named after an assignment"
-            note += f": {', '.join(others)}." if others else "."
+        if others:
+            note = f"Not named after an assignment: {', '.join(others)}."
             found.append((home.name, "", None, note))
+        elif not files:
+            found.append((home.name, "", None, "There is no notebook."))
     return found
 
 

@@ -27,7 +27,7 @@ ADDRESS_SPACE = 8 * GIB  # of one process; torch alone maps some
 MEMORY = 4 * GIB  # of all processes together
 PROCESSES = 64  # at once; loading a library may start a few
 PROCESSOR_SECONDS = 600
-FILE_SIZE = 50 << 20
+FILE_SIZE = 50 << 20  # of one file, and of all in a folder
 REPLY_SIZE = 64 << 20
 KEPT_OUTPUT = 4000  # characters of what was printed last
 START_SECONDS = 60
@@ -62,8 +62,8 @@ def require():
     )
 
 
-def command(folder):
-    """The command line that runs the host, with ``folder`` to write in."""
+def command():
+    """The command line that runs the host."""
     package = Path(flatlab.__file__).parent
     readable = [sys.base_prefix, sys.prefix, package, Path(plain.__file__).parent]
     bound = []
@@ -104,24 +104,22 @@ def command(folder):
         *("--unshare-all", "--die-with-parent", "--new-session", "--clearenv"),
         *("--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"),
         *("--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"),
+        # In memory, so that files of any number fill nothing of this machine.
         *("--size", str(FILE_SIZE), "--tmpfs", "/tmp"),
+        *("--size", str(FILE_SIZE), "--tmpfs", FOLDER),
         *bound,
-        *("--bind", str(folder), FOLDER, "--chdir", FOLDER, "--remount-ro", "/"),
+        *("--chdir", FOLDER, "--remount-ro", "/"),
         *variables,
         *("--", sys.executable, str(Path(plain.__file__).with_name("host.py"))),
     ]
 
 
 class Sandbox:
-    """A confined process that runs cells, calls functions and gives values.
+    """A confined process that runs cells, calls functions and gives values."""
 
-    Args:
-        folder: the one folder that it may write in, mounted as ``FOLDER``.
-    """
-
-    def __init__(self, folder):
+    def __init__(self):
         self.process = subprocess.Popen(
-            command(folder),
+            command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

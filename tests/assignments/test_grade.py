@@ -69,6 +69,15 @@ def test_a_cell_that_raises_costs_its_own_task_only(graded):
     found = graded(toy.submission({"norm": "this is no Python"}))
     assert points(found) == FULL | {"test-norm": 0}
     assert any("SyntaxError" in text for text in found.remarks.values())
+    found = graded(toy.submission({"norm": "def norm(v):\n    raise EOFError"}))
+    assert found.outcomes[1].message == "EOFError"
+
+
+def test_a_set_up_cell_that_fails_needs_a_look(graded):
+    hide = "import sys\nsys.modules['numpy'] = None"
+    found = graded(toy.submission(extra=[hide]))
+    assert found.status == "look"
+    assert "The cell setup" in found.reason and "numpy" in found.reason
 
 
 def test_noise_is_no_mistake(graded):
@@ -114,9 +123,22 @@ def test_harm_in_one_task_leaves_the_others_their_points(graded, harm):
     assert points(at_top) == FULL | {"test-norm": 0}
 
 
-def test_files_of_any_number_end_at_the_walls_of_the_sandbox(graded):
-    fill = "for i in range(80):\n    open(f'/tmp/{i}', 'wb').write(bytes(10 << 20))"
-    assert points(graded(toy.submission(extra=[fill]))) == FULL
+@pytest.mark.parametrize("folder", ["/tmp", "/home/student"])
+def test_files_of_any_number_end_at_the_walls_of_the_sandbox(graded, folder):
+    fill = f"""import os
+for i in range(80):
+    try:
+        open(f'{folder}/{{i}}', 'wb').write(bytes(10 << 20))
+    except OSError:
+        pass
+def norm(v):
+    sizes = [os.stat(f'{folder}/{{i}}').st_size for i in range(80)]
+    raise ValueError(sum(sizes) >> 20)"""
+    found = graded(toy.submission({"norm": fill}))
+    assert points(found) == FULL | {"test-norm": 0}
+    # Programs may have left something small there.
+    written = int(found.outcomes[1].message.removeprefix("ValueError: ")) << 20
+    assert 0.9 * sandbox.FILE_SIZE < written <= sandbox.FILE_SIZE
 
 
 @pytest.mark.parametrize(
@@ -286,6 +308,9 @@ def test_a_class_is_graded_each_by_itself(toys, tmp_path, monkeypatch, confined)
     put("nested", "toy/notebook.ipynb", toy.submission())
     put("broken", "toy.ipynb", "{")
     put("other", "essay.ipynb", toy.submission())
+    put("both", "toy.ipynb", toy.submission())
+    put("both", "my toy.ipynb", toy.submission())
+    put(".", "stray.ipynb", toy.submission())
     (hand_in / "nothing").mkdir()
     (hand_in / "nothing" / "toy.ipynb").symlink_to("/etc/passwd")
     found = grade.find(hand_in, assignments)
@@ -304,7 +329,12 @@ def test_a_class_is_graded_each_by_itself(toys, tmp_path, monkeypatch, confined)
     grade.write_tables(grades, out)
     with (out / "grades.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
+    more = [g for g in grades if g.student == "both"]
+    assert [(g.points, g.status) for g in more] == [(5, "graded"), (0, "unreadable")]
+    assert "my toy.ipynb" in more[1].reason
+    del rows["both"]
     assert {s: float(r["points"]) for s, r in rows.items()} == {
+        "stray.ipynb": 0,
         "Åsa 李": 5,
         "late": 5,
         "nested": 5,
