@@ -71,7 +71,7 @@ check: $(READY) ## the quick part of the tests: style and the package alone
 	$(PYTEST) tests/test_*.py $(PYTEST_ARGS)
 
 clean-notebooks: $(READY) ## strip outputs that are not to be committed from the notebooks
-	$(PY) book/_ext/clean_notebooks.py book
+	$(PY) book/_ext/clean_notebooks.py book assignments/source
 
 results: $(READY) ## run every chapter and store what it measures under results/
 	FLATLAB_RESULTS=write OMP_NUM_THREADS=1 $(PY) book/_ext/clean_notebooks.py --execute book
