@@ -112,12 +112,18 @@ def use_cache(app, config, name):
 
 
 def offer_buttons(config):
-    """Show launch and source buttons if, and only if, a repository is known."""
+    """Show launch and source buttons if, and only if, a repository is known.
+
+    Colab has the notebook alone, which knows no repository but the configured one.
+    """
     options = config.html_theme_options
-    url = os.environ.get("FLATLAB_REPOSITORY") or options.get("repository_url")
+    configured = options.get("repository_url")
+    url = os.environ.get("FLATLAB_REPOSITORY") or configured
     if url:
         options["repository_url"] = url
         options["use_repository_button"] = True
+        if not configured:
+            options["launch_buttons"].pop("colab_url", None)
     else:
         for name in ("repository_url", "launch_buttons"):
             options.pop(name, None)

@@ -99,18 +99,22 @@ def test_a_build_with_warnings_fails_again_when_repeated(toy):
         assert "equation not found: nowhere" in process.stdout
 
 
-@pytest.mark.parametrize("url", ["", "https://github.com/someone/somewhere"])
-def test_launch_buttons_need_a_repository(toy, url):
+URL = "https://github.com/someone/somewhere"
+
+
+# The notebook that Colab opens can fetch the book from the configured place alone.
+@pytest.mark.parametrize("url, environment", [("", ""), (URL, ""), ("", URL)])
+def test_launch_buttons_need_a_repository(toy, url, environment):
     config = (toy / "_config.yml").read_text()
     assert 'url: ""' in config
     (toy / "_config.yml").write_text(config.replace('url: ""', f'url: "{url}"'))
-    process, page = build(toy, FLATLAB_REPOSITORY="")
+    process, page = build(toy, FLATLAB_REPOSITORY=environment)
     assert process.returncode == 0, process.stdout
     text = page.read_text()
     binder = "mybinder.org/v2/gh/someone/somewhere/main?urlpath=lab/tree/book/toy.ipynb"
     colab = "colab.research.google.com/github/someone/somewhere/blob/main/book/toy"
-    assert (binder in text) == (colab in text) == bool(url)
-    assert ("github.com" in text) == bool(url)
+    assert (colab in text) == ("colab" in text) == bool(url)
+    assert (binder in text) == ("github.com" in text) == bool(url or environment)
     assert "thebe" not in text.lower()
 
 
