@@ -35,7 +35,8 @@ def _steps(net: Network) -> list[tuple[str, nn.Module]]:
 
     def collect(prefix: str, module: nn.Module) -> None:
         if type(module) is nn.Sequential:
-            for name, child in module.named_children():
+            # not named_children, which passes over a layer's second place
+            for name, child in module._modules.items():
                 collect(f"{prefix}.{name}" if prefix else name, child)
         else:
             steps.append((prefix, module))
@@ -63,15 +64,46 @@ def _between(net: Network, first: int, second: int) -> list[tuple[str, nn.Module
                 "function would change. Rescaling needs a chain of layers with "
                 "ReLU-like activations, without skip connections or normalisation"
             )
+    skeleton = next(net.modules())
+    if any(m._forward_hooks or m._forward_pre_hooks for m in net.modules()):
+        raise ValueError("a module with forward hooks cannot be rescaled: remove them")
     chain = [steps[i] for i in affine[first : second + 1]]
     moved = [f"{chain[0][0]}.weight", f"{chain[-1][0]}.weight"]
     moved += [f"{name}.bias" for name, layer in chain[:-1] if layer.bias is not None]
+    places = dict(skeleton.named_parameters(remove_duplicate=False))
     for name in moved:
-        if name not in net.layout.names:
+        tied = sum(p is places[name] for p in places.values()) > 1
+        if tied or name not in net.layout.names:
             raise ValueError(
                 f"{name!r} is frozen or tied, so it cannot be rescaled by itself"
             )
     return chain
+
+
+def _check_path(net: Network, name: str, next_name: str) -> None:
+    """Raise unless each unit reaches the next layer as one block of its inputs."""
+    steps = dict(_steps(net))
+    names = list(steps)
+    here, following = steps[name], steps[next_name]
+    between = [steps[n] for n in names[names.index(name) + 1 : names.index(next_name)]]
+    if isinstance(here, nn.Linear):
+        # what pools or flattens its outputs mixes units, or interleaves them
+        known = (
+            isinstance(following, nn.Linear)
+            and following.weight.shape[1] == here.weight.shape[0]
+            and not any("Pool" in type(layer).__name__ for layer in between)
+        )
+    else:
+        known = not isinstance(following, nn.Linear) or any(
+            isinstance(layer, nn.Flatten)
+            and (layer.start_dim, layer.end_dim) == (1, -1)
+            for layer in between
+        )
+    if not known:
+        raise ValueError(
+            f"the units of {name!r} do not reach {next_name!r} as whole blocks of its "
+            "inputs, which is not covered; rescale_layers is"
+        )
 
 
 def _factors(value, name: str, w: Tensor) -> Tensor:
@@ -155,6 +187,7 @@ def rescale_units(net: Network, w: Tensor, factors, layer: int = 0) -> Tensor:
             f"factors have shape {tuple(factors.shape)}, expected ({units},) or "
             f"(members, {units}): one per unit of layer {layer}"
         )
+    _check_path(net, name, next_name)
     if getattr(following, "groups", 1) != 1:
         raise ValueError(
             f"{next_name!r} is a grouped convolution, which is not covered"

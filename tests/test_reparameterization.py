@@ -116,10 +116,26 @@ def frozen(name):
     return Network(module)
 
 
+def with_hook():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    net[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    return Network(net)
+
+
+ACT, TWICE = nn.Tanh(), nn.Linear(4, 4)
+TIED = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), TWICE)
+TIED[2].weight = TIED[0].weight
+
+
 @pytest.mark.parametrize(
     ("net", "options", "word"),
     [
         (chain(nn.Tanh()), {}, "Tanh"),
+        (chain(ACT, nn.Linear(4, 4), ACT), dict(layers=(1, 2)), "Tanh"),
+        (chain(TWICE, nn.ReLU(), TWICE), dict(layers=(0, 1)), "frozen or tied"),
+        (chain(TWICE, nn.ReLU(), TWICE), dict(layers=(2, 3)), "frozen or tied"),
+        (Network(TIED), dict(layers=(0, 2)), "frozen or tied"),
+        (with_hook(), {}, "hooks"),
         (chain(nn.BatchNorm1d(4)), {}, "BatchNorm1d"),
         (chain(nn.ReLU()), dict(layers=(1, 0)), "increasing"),
         (chain(nn.ReLU()), dict(layers=(0, 2)), "2 linear"),
@@ -134,6 +150,22 @@ def test_no_symmetry_is_a_clear_error(net, options, word):
     options = {"alpha": 2.0, **options}
     with pytest.raises(ValueError, match=word):
         rescale_layers(net, net.weights(), **options)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Linear(5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(28, 3)],
+        [nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Linear(8, 3)],
+        [nn.Linear(4, 4), nn.ReLU(), nn.Conv1d(8, 3, 2)],
+        [nn.Linear(5, 4), nn.ReLU(), nn.MaxPool1d(3, 1, padding=1), nn.Linear(4, 3)],
+        [nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(2), nn.Linear(16, 3)],
+    ],
+)
+def test_units_that_do_not_reach_the_next_layer_as_blocks_are_refused(layers):
+    net = Network(nn.Sequential(*layers))
+    with pytest.raises(ValueError, match=r"not covered"):
+        rescale_units(net, net.weights(), torch.tensor([1.0, 2.0, 3.0, 4.0]))
 
 
 def test_skip_connections_are_refused():
