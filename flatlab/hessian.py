@@ -303,9 +303,15 @@ class _Piece:
                 raise _explained(error, value) from None
         # a once-differentiable function leaves an error off the path to the leaves,
         # where autograd would pass it by and leave its part of the Hessian out
-        nodes = _nodes(*(part.grad_fn for part in gradient))
-        if any(node.name() == "torch::autograd::Error" for node in nodes):
+        names = {n.name() for n in _nodes(*(part.grad_fn for part in gradient))}
+        if "torch::autograd::Error" in names:
             raise _explained(RuntimeError("it is marked to differentiate once"), value)
+        if "WeightNormInterfaceBackward0" in names:  # wrong in PyTorch, without a word
+            raise ValueError(
+                "the network uses weight_norm, whose second derivative in PyTorch is "
+                "not the derivative of its first: take it off with torch.nn.utils."
+                "parametrize.remove_parametrizations and measure the plain weights"
+            )
         return gradient
 
     def product(self, gradient: tuple[Tensor, ...], v: Tensor) -> Tensor:

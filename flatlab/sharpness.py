@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlab.evaluation import (
     Noise,
@@ -498,7 +499,8 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
     leaves = {n: p.detach().requires_grad_() for n, p in loss.net.unflatten(w).items()}
     total = torch.zeros_like(w[:, 0])
     for x, y, share in loss.chunks(w):
-        with torch.enable_grad():
+        # the fused attention kernels have no second derivative
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             logits = loss.net.evaluate(leaves, x, members=True)
             free = logits.detach().requires_grad_()
             (residual,) = torch.autograd.grad(loss.criterion.mean(free, y).sum(), free)
@@ -588,7 +590,7 @@ def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
     total = w.new_zeros(())
     for x, y, share in loss.chunks(w):
         seen.clear()
-        with torch.enable_grad():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             output = _outputs(module, x)
             if not seen:
                 raise ValueError(f"layer {layer!r} is not used")

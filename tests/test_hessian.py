@@ -339,6 +339,21 @@ def test_shapes_are_those_of_matmul(members, shape):
     torch.testing.assert_close(result, close_shape, rtol=1e-10, atol=1e-12)
 
 
+def test_weight_norm_is_refused_because_its_second_derivative_is_wrong():
+    normed = nn.utils.parametrizations.weight_norm
+    module = nn.Sequential(normed(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, CLASSES))
+    net = Network(module.double())
+    H = Hessian(Loss(net, (draws(5), labels())), net.weights())
+    with pytest.raises(ValueError, match="remove_parametrizations"):
+        H @ net.weights()
+    nn.utils.parametrize.remove_parametrizations(module[0], "weight")
+    net = Network(module)
+    loss, w = Loss(net, (draws(5), labels())), net.weights()
+    rate = 1e-5 * w
+    slope = (loss.gradient(w + rate) - loss.gradient(w - rate)) / 2e-5
+    torch.testing.assert_close(Hessian(loss, w) @ w, slope, rtol=1e-6, atol=1e-8)
+
+
 def test_shapes_that_do_not_fit_are_refused():
     loss, w = problem("mlp")
     k = loss.net.k

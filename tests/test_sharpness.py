@@ -428,6 +428,39 @@ def test_fisher_rao_is_the_quadratic_form_of_per_example_gradients():
             torch.testing.assert_close(found[i], expected)
 
 
+class Attentive(nn.Module):
+    """Attention over three parts of the input, and a dense layer on their mean."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(2, 1, 3, 0.0, batch_first=True)
+        self.encoder, self.head = layer, nn.Linear(2, 3)
+
+    def forward(self, x):
+        return self.head(self.encoder(x.view(-1, 3, 2)).mean(1))
+
+
+def test_networks_with_attention_are_measured_too():
+    torch.manual_seed(0)
+    net = Network(Attentive().double())
+    w = net.weights()
+    x, y = torch.randn(7, 6, dtype=torch.float64), torch.arange(7) % 3
+    loss = Loss(net, (x, y))
+    each = torch.stack(
+        [Loss(net, (x[i : i + 1], y[i : i + 1])).gradient(w) for i in range(7)]
+    )
+    torch.testing.assert_close(fisher_rao_norm(loss, w), (each @ w).square().mean())
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        index = net.layout.names.index("head.weight")
+        part, (d, m) = net.layout.slices[index], net.layout.shapes[index]
+        H = dense_hessian(loss, w)[part, part].view(d, m, d, m)
+    W = w[part].view(d, m)
+    expected = sum(
+        (W[s] @ W[r]) * H[s, :, r, :].trace() for s in range(d) for r in range(d)
+    )
+    torch.testing.assert_close(relative_flatness(loss, w, "head"), expected)
+
+
 def test_fisher_rao_without_biases_is_the_closed_form_of_liang():
     loss, w = problem(5, 8, 6, 3, bias=False)
     logits = loss.logits(w)
