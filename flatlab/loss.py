@@ -59,29 +59,39 @@ class Criterion:
                 "callable (logits, y)"
             )
 
-    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+    def mean(self, outputs: Tensor, y: Tensor, members: bool) -> Tensor:
         """Mean loss of every member.
 
         Args:
-            logits: (n, classes) or (members, n, classes).
+            outputs: (n, classes), or of any form (n, ...) for a callable; with a
+                leading axis of members where there are any.
             y: (n,) or (members, n) labels, or targets of any form for a callable.
+            members: whether the outputs have an axis of members.
 
         Returns:
             () or (members,).
+
+        Raises:
+            ValueError: if the outputs have a form that a named criterion is not for.
         """
-        members = logits.ndim == 3
         if isinstance(self.function, str):
+            if outputs.ndim != 2 + members:
+                raise ValueError(
+                    f"the network gives outputs of shape {tuple(outputs.shape)}, "
+                    f"expected (n, classes) for criterion={self.function!r}; other "
+                    "outputs need a callable as criterion"
+                )
             if members and y.ndim == 1:
-                y = y.expand(logits.shape[0], -1)
-            return CRITERIA[self.function](logits, y).mean(-1)
+                y = y.expand(outputs.shape[0], -1)
+            return CRITERIA[self.function](outputs, y).mean(-1)
         if not members:
-            return self.function(logits, y).mean()
+            return self.function(outputs, y).mean()
         # a callable sees one member at a time: what it reduces over is its own affair
-        own = y.ndim >= 2 and y.shape[:2] == logits.shape[:2]
+        own = y.ndim >= 2 and y.shape[:2] == outputs.shape[:2]
         return torch.stack(
             [
                 self.function(z, y[i] if own else y).mean()
-                for i, z in enumerate(logits.unbind())
+                for i, z in enumerate(outputs.unbind())
             ]
         )
 
@@ -284,7 +294,7 @@ class Loss:
             () or (members,).
         """
         logits = self.net.evaluate(parameters, x, members=members)
-        return self.criterion.mean(logits, y)
+        return self.criterion.mean(logits, y, members)
 
     def _each(self, w: Tensor, function) -> Tensor:
         self.net.check(w)
@@ -307,7 +317,8 @@ class Loss:
         Returns:
             () or (members,), in nats for cross-entropy.
         """
-        return self._each(w, self.criterion.mean)
+        members = w.ndim == 2
+        return self._each(w, lambda z, y: self.criterion.mean(z, y, members))
 
     @torch.no_grad()
     def accuracy(self, w: Tensor) -> Tensor:

@@ -503,7 +503,8 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             logits = loss.net.evaluate(leaves, x, members=True)
             free = logits.detach().requires_grad_()
-            (residual,) = torch.autograd.grad(loss.criterion.mean(free, y).sum(), free)
+            value = loss.criterion.mean(free, y, members=True).sum()
+            (residual,) = torch.autograd.grad(value, free)
             # J w by two reverse passes: Jᵀ u is linear in u, and its slope is J
             u = torch.zeros_like(logits, requires_grad=True)
             back = torch.autograd.grad(
@@ -518,7 +519,7 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
                 for b, p in zip(back, leaves.values(), strict=True)
             )
             (change,) = torch.autograd.grad(along, u)
-        slope = (residual * logits.shape[1] * change).sum(-1)
+        slope = (residual * logits.shape[1] * change).unsqueeze(-1).flatten(2).sum(-1)
         total = total + share * slope.square().mean(-1)
     return total[0] if single else total
 
@@ -595,7 +596,7 @@ def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
             if not seen:
                 raise ValueError(f"layer {layer!r} is not used")
             ((features, delta),) = seen
-            value = loss.criterion.mean(output, y) * share
+            value = loss.criterion.mean(output, y, members=False) * share
             (slope,) = torch.autograd.grad(value, delta, create_graph=True)
             for column in columns.mT:
                 if not slope.requires_grad:  # a loss that is linear in z

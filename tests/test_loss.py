@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from flatlab import models
+from flatlab.hessian import Hessian
 from flatlab.loss import Loss
 from flatlab.network import Network
 
@@ -152,3 +153,38 @@ def test_bad_input_says_what_is_expected():
         Loss(net, [x])
     with pytest.raises(ValueError, match="another network"):
         Loss(net, (x, y))(w[:, 1:])
+
+
+def test_a_callable_may_take_outputs_of_any_form():
+    """Sequences, and one number per example: per member as torch has it alone."""
+    rows = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+    numbers = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double()
+    cases = [
+        (
+            nn.Linear(3, 4).double(), rows, (rows[..., 0] > 0).long(),
+            lambda z, y: F.cross_entropy(z.flatten(0, 1), y.flatten()),
+        ),
+        (numbers, rows[:, 0], rows[:, 1, 0], lambda z, y: (z - y).square().mean()),
+    ]  # fmt: skip
+    for module, x, y, criterion in cases:
+        net = Network(module)
+        w = torch.stack([net.weights(), 2 * net.weights(), net.weights() - 1])
+        loss = Loss(net, (x, y), criterion, chunk=4)
+        H = Hessian(loss, w)
+        for i, one in enumerate(w):
+            v = one.clone().requires_grad_()
+            expected = criterion(net(v, x), y)
+            (slope,) = torch.autograd.grad(expected, v, create_graph=True)
+            torch.testing.assert_close(loss(w)[i], expected.detach())
+            torch.testing.assert_close(loss(one), expected.detach())
+            torch.testing.assert_close(loss.gradient(w)[i], slope.detach())
+            (product,) = torch.autograd.grad(slope @ one, v)
+            torch.testing.assert_close((H @ w[..., None])[i, :, 0], product)
+
+
+def test_outputs_that_a_named_criterion_is_not_for_are_refused():
+    net = Network(nn.Linear(3, 4))
+    w, x = net.weights(), torch.zeros(6, 5, 3)
+    for weights in (w, w[None]):
+        with pytest.raises(ValueError, match="need a callable"):
+            Loss(net, (x, torch.zeros(6, 5, dtype=torch.long)))(weights)
