@@ -9,6 +9,7 @@ from torch.autograd.graph import GradientEdge, saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flatlab.evaluation import own_labels
 from flatlab.loss import Loss, select
 
 # graphs kept between products may take so much memory; on a GPU half of what is free
@@ -271,7 +272,7 @@ class _Piece:
     def __init__(self, loss, leaves, x, y, share, member, members):
         self.loss, self.leaves, self.x, self.y = loss, leaves, x, y
         self.share, self.member, self.members = share, member, members
-        self.examples = y.shape[1] if members and _own_labels(loss) else y.shape[0]
+        self.examples = y.shape[1] if members and own_labels(loss) else y.shape[0]
         width = max(shape[0] for shape in loss.net.layout.shapes)
         count = len(next(iter(leaves.values()))) if members else 1
         self.small = (
@@ -284,7 +285,7 @@ class _Piece:
         """The gradient of the summed losses, differentiable, on the first examples."""
         x, y = self.x, self.y
         if count is not None:
-            own = self.members and _own_labels(self.loss)
+            own = self.members and own_labels(self.loss)
             x, y = select(x, slice(count)), y[:, :count] if own else y[:count]
         # the fused attention kernels have no second derivative
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -386,15 +387,11 @@ def _leaves(loss: Loss, w: Tensor) -> dict[str, Tensor]:
     return {name: p.detach().requires_grad_() for name, p in parameters.items()}
 
 
-def _own_labels(loss: Loss) -> bool:
-    return loss.y.ndim == 2 and loss.y.shape[1] == loss.n
-
-
 def _chunks(
     loss: Loss, w: Tensor, member: int
 ) -> Iterator[tuple[object, Tensor, float]]:
     """The data of one member, in chunks."""
-    if w.ndim == 1 or not _own_labels(loss):
+    if w.ndim == 1 or not own_labels(loss):
         yield from loss.chunks(w if w.ndim == 1 else w[member])
         return
     for x, y, share in loss.chunks(w):

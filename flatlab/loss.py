@@ -303,7 +303,7 @@ class Loss:
         total = None
         for x, y, share in self.chunks(w):
             logits = self.net.evaluate(parameters, x, members=members)
-            part = function(logits, y) * share
+            part = function(logits, y, members) * share
             total = part if total is None else total + part
         return total
 
@@ -317,8 +317,7 @@ class Loss:
         Returns:
             () or (members,), in nats for cross-entropy.
         """
-        members = w.ndim == 2
-        return self._each(w, lambda z, y: self.criterion.mean(z, y, members))
+        return self._each(w, self.criterion.mean)
 
     @torch.no_grad()
     def accuracy(self, w: Tensor) -> Tensor:
@@ -331,7 +330,7 @@ class Loss:
             () or (members,), in [0, 1].
         """
         return self._each(
-            w, lambda logits, y: (logits.argmax(-1) == y).to(w.dtype).mean(-1)
+            w, lambda logits, y, _: (logits.argmax(-1) == y).to(w.dtype).mean(-1)
         )
 
     @torch.no_grad()

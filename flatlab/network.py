@@ -221,19 +221,18 @@ class Network:
                 torch.default_generator.manual_seed(int(seed))
                 for reset in resets:
                     reset()
-                for name in self.layout.names:
-                    if parameters[name].isnan().any():
-                        raise ValueError(
-                            f"parameter {name!r} is left as it was by all "
-                            "reset_parameters() of the module, so it cannot be "
-                            "initialised afresh; add that method or build w from "
-                            "Network(module).weights()"
-                        )
                 rows.append(
                     torch.cat([parameters[n].reshape(-1) for n in self.layout.names])
                 )
         if not rows:
             raise ValueError("seeds is empty, expected at least one seed")
+        for name in self.layout.names:
+            if parameters[name].isnan().any():
+                raise ValueError(
+                    f"parameter {name!r} is left as it was by all reset_parameters() "
+                    "of the module, so it cannot be initialised afresh; add that "
+                    "method or build w from Network(module).weights()"
+                )
         like = next(iter(self._source.parameters()))
         return torch.stack(rows)[0 if single else slice(None)].to(
             dtype=dtype or like.dtype, device=device or like.device
@@ -275,7 +274,7 @@ class Network:
         """
         parts = [parameters[name] for name in self.layout.names]
         return torch.cat(
-            [p.reshape((*p.shape[: 1 if members else 0], -1)) for p in parts], dim=-1
+            [p.reshape((*p.shape[: int(members)], -1)) for p in parts], dim=-1
         )
 
     def layout_on(self, device: torch.device) -> Layout:
@@ -427,34 +426,21 @@ class Network:
 
     def _dense_stack(self) -> list[tuple[str, nn.Module]] | None:
         """Layers in order if the module is a dense stack of its own, else None."""
-        if not isinstance(self._skeleton, nn.Sequential):
-            return None
-        layers: list[tuple[str, nn.Module]] = []
-
-        def collect(prefix: str, sequence: nn.Sequential) -> bool:
-            # not named_children, which passes over a layer's second place
-            for name, layer in sequence._modules.items():
-                full = f"{prefix}{name}"
-                if type(layer) is nn.Sequential:
-                    if not collect(full + ".", layer):
-                        return False
-                elif not layers and getattr(layer, "inplace", False):
-                    return False  # it would write over the inputs
-                elif type(layer) in (nn.Linear, _Dropout, *_POINTWISE) or (
-                    type(layer) is nn.Flatten
-                    and (layer.start_dim, layer.end_dim) == (1, -1)
-                    and not any(isinstance(done, nn.Linear) for _, done in layers)
-                ):
-                    layers.append((full, layer))
-                else:
-                    return False
-            return True
-
         # hooks, tied or frozen parameters would be missed by the batched products
         hooked = any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
-        alone = type(self._skeleton) is nn.Sequential and not hooked
-        if not alone or not collect("", self._skeleton):
+        if type(self._skeleton) is not nn.Sequential or hooked:
             return None
+        layers: list[tuple[str, nn.Module]] = []
+        for name, layer in chain(self._skeleton):
+            if not layers and getattr(layer, "inplace", False):
+                return None  # it would write over the inputs
+            if type(layer) not in (nn.Linear, _Dropout, *_POINTWISE) and not (
+                type(layer) is nn.Flatten
+                and (layer.start_dim, layer.end_dim) == (1, -1)
+                and not any(isinstance(done, nn.Linear) for _, done in layers)
+            ):
+                return None
+            layers.append((name, layer))
         linear = [(n, m) for n, m in layers if isinstance(m, nn.Linear)]
         expected = [
             f"{n}.{p}" for n, m in linear for p, _ in m.named_parameters(recurse=False)
@@ -561,6 +547,26 @@ class Network:
             for handle in handles:
                 handle.remove()
         return found
+
+
+def chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
+    """Layers of nested ``nn.Sequential`` in order, with their names.
+
+    Args:
+        module: what is no plain ``nn.Sequential`` is one layer.
+        name: of the module.
+
+    Returns:
+        (name, layer) for every place of every layer.
+    """
+    if type(module) is not nn.Sequential:
+        return [(name, module)]
+    # not named_children, which passes over a layer's second place
+    return [
+        step
+        for own, layer in module._modules.items()
+        for step in chain(layer, f"{name}.{own}" if name else own)
+    ]
 
 
 def _copy(value):

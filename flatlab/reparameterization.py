@@ -8,7 +8,7 @@ Sharp Minima Can Generalize For Deep Nets, ICML 2017, Definition 5.
 import torch
 from torch import Tensor, nn
 
-from flatlab.network import Network, _Dropout
+from flatlab.network import Network, _Dropout, chain
 
 _HOMOGENEOUS = (
     nn.ReLU,
@@ -29,25 +29,10 @@ _HOMOGENEOUS = (
 _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-def _steps(net: Network) -> list[tuple[str, nn.Module]]:
-    """All layers of a chain in order; other structures keep their own type."""
-    steps: list[tuple[str, nn.Module]] = []
-
-    def collect(prefix: str, module: nn.Module) -> None:
-        if type(module) is nn.Sequential:
-            # not named_children, which passes over a layer's second place
-            for name, child in module._modules.items():
-                collect(f"{prefix}.{name}" if prefix else name, child)
-        else:
-            steps.append((prefix, module))
-
-    collect("", next(net.modules()))
-    return steps
-
-
 def _between(net: Network, first: int, second: int) -> list[tuple[str, nn.Module]]:
     """The affine layers ``first`` to ``second``, if factors may move along them."""
-    steps = _steps(net)
+    skeleton = next(net.modules())
+    steps = chain(skeleton)
     affine = [i for i, (_, layer) in enumerate(steps) if isinstance(layer, _AFFINE)]
     if not 0 <= first < second < len(affine):
         raise ValueError(
@@ -64,12 +49,11 @@ def _between(net: Network, first: int, second: int) -> list[tuple[str, nn.Module
                 "function would change. Rescaling needs a chain of layers with "
                 "ReLU-like activations, without skip connections or normalisation"
             )
-    skeleton = next(net.modules())
     if any(m._forward_hooks or m._forward_pre_hooks for m in net.modules()):
         raise ValueError("a module with forward hooks cannot be rescaled: remove them")
-    chain = [steps[i] for i in affine[first : second + 1]]
-    moved = [f"{chain[0][0]}.weight", f"{chain[-1][0]}.weight"]
-    moved += [f"{name}.bias" for name, layer in chain[:-1] if layer.bias is not None]
+    moving = [steps[i] for i in affine[first : second + 1]]
+    moved = [f"{moving[0][0]}.weight", f"{moving[-1][0]}.weight"]
+    moved += [f"{name}.bias" for name, layer in moving[:-1] if layer.bias is not None]
     places = dict(skeleton.named_parameters(remove_duplicate=False))
     for name in moved:
         tied = sum(p is places[name] for p in places.values()) > 1
@@ -77,12 +61,12 @@ def _between(net: Network, first: int, second: int) -> list[tuple[str, nn.Module
             raise ValueError(
                 f"{name!r} is frozen or tied, so it cannot be rescaled by itself"
             )
-    return chain
+    return moving
 
 
 def _check_path(net: Network, name: str, next_name: str) -> None:
     """Raise unless each unit reaches the next layer as one block of its inputs."""
-    steps = dict(_steps(net))
+    steps = dict(chain(next(net.modules())))
     names = list(steps)
     here, following = steps[name], steps[next_name]
     between = [steps[n] for n in names[names.index(name) + 1 : names.index(next_name)]]

@@ -16,7 +16,6 @@
 import ast
 import base64
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ from collections import Counter
 from importlib.metadata import files
 from pathlib import Path
 
-from flatlab.claims import Verdict
+from flatlab.claims import Verdict, read_results
 
 # In the order in which the book builds on them.
 MODULES = [
@@ -263,8 +262,8 @@ def share_visitors(app):
 
 def verdicts(root, chapter):
     """Count the verdicts of a chapter at the laptop's scale, as a phrase."""
-    path = root / "results" / "laptop" / f"{chapter}.json"
-    claims = json.loads(path.read_text("utf-8"))["claims"].values()
+    stored = read_results(chapter, "laptop", root / "book" / "claims.toml")
+    claims = stored["claims"].values()
     counts = Counter(claim["verdict"] for claim in claims)
     parts = [f"{counts[v]} {v}" for v in Verdict if counts[v]]
     return f"*{len(claims)} claim{'s' * (len(claims) > 1)}: {', '.join(parts)}.*"
