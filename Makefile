@@ -78,7 +78,7 @@ results: $(READY) ## run every chapter and store what it measures under results/
 
 study: $(READY) ## train and measure the networks of the verdict: SCALE=laptop or gpu
 	FLATLAB_SCALE=$(SCALE) OMP_NUM_THREADS=1 FLATLAB_PROGRESS=1 \
-		$(PY) -m flatlab.study $(STUDY_ARGS)
+		$(PY) -m flatlab.course.study $(STUDY_ARGS)
 
 bench: $(READY) ## time flatlab against its peers
 	$(PY) -m benchmarks

@@ -4,7 +4,7 @@ A network is a point w in R^k and its training loss a surface over R^k. Everythi
 is a function of the two, and w carries a leading axis of members.
 """
 
-from flatlab import data, intervals, models, optim, plots, rank_correlations, widgets
+from flatlab import data, intervals, models, optim
 from flatlab.attacks import (
     manifold_pgd,
     pca_manifold,
@@ -19,7 +19,6 @@ from flatlab.bounds import (
     sam_bound,
     sigma_of_proof,
 )
-from flatlab.claims import Claims, Verdict
 from flatlab.data import Dataset, Examples
 from flatlab.environment import device, scale, scaled
 from flatlab.hessian import Hessian
@@ -41,7 +40,6 @@ from flatlab.neighbourhoods import Neighbourhood, adaptive_ball, ball, keskar_bo
 from flatlab.network import Layout, Network
 from flatlab.precision import bits_per_weight, quantise, tolerated_noise
 from flatlab.reparameterization import rescale_layers, rescale_units
-from flatlab.results import stored
 from flatlab.sharpness import (
     average_sharpness,
     condition_number,
@@ -58,7 +56,6 @@ from flatlab.training import Run, train
 __version__ = "0.1.0"
 
 __all__ = [
-    "Claims",
     "Dataset",
     "Examples",
     "Hessian",
@@ -67,7 +64,6 @@ __all__ = [
     "Neighbourhood",
     "Network",
     "Run",
-    "Verdict",
     "adaptive_ball",
     "average_sharpness",
     "ball",
@@ -99,10 +95,8 @@ __all__ = [
     "pca_manifold",
     "pgd",
     "plane",
-    "plots",
     "project",
     "quantise",
-    "rank_correlations",
     "relabelled_adversarial_dataset",
     "relative_flatness",
     "rescale_layers",
@@ -112,11 +106,9 @@ __all__ = [
     "scaled",
     "sigma_of_proof",
     "spectral_density",
-    "stored",
     "tolerated_noise",
     "trace",
     "train",
     "trajectory_directions",
-    "widgets",
     "worst_case_sharpness",
 ]

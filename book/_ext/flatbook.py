@@ -23,7 +23,7 @@ from collections import Counter
 from importlib.metadata import files
 from pathlib import Path
 
-from flatlab.claims import Verdict, read_results
+from flatlab.course.claims import Verdict, read_results
 
 # In the order in which the book builds on them.
 MODULES = [
@@ -43,17 +43,16 @@ MODULES = [
     "reparameterization",
     "information",
     "attacks",
-    "study",
-    "sweep",
-    "rank_correlations",
     "intervals",
-    "claims",
-    "results",
-    "plots",
-    "widgets",
     "evaluation",
     "environment",
     "progress",
+    "course.claims",
+    "course.store",
+    "course.study",
+    "course.ranks",
+    "course.plots",
+    "course.explorers",
 ]
 
 # Read while a notebook runs, beside the notebook itself.
@@ -233,16 +232,18 @@ def forget_failure(app, error):
 
 def module_sections(root):
     """Markdown with a heading and the documented names of every module."""
-    found = {path.stem for path in (root / "flatlab").glob("[!_]*.py")}
-    order = [name for name in MODULES if name in found]
-    order += sorted(found - set(MODULES))
+    package = root / "flatlab"
+    paths = {
+        ".".join(path.relative_to(package).with_suffix("").parts): path
+        for path in package.rglob("[!_]*.py")
+    }
+    order = [name for name in MODULES if name in paths]
+    order += sorted(paths.keys() - set(MODULES))
     sections = []
     for name in order:
-        docstring = ast.get_docstring(
-            ast.parse((root / "flatlab" / f"{name}.py").read_text("utf-8"))
-        )
+        docstring = ast.get_docstring(ast.parse(paths[name].read_text("utf-8")))
         if docstring is None:
-            raise ValueError(f"flatlab/{name}.py has no docstring")
+            raise ValueError(f"{paths[name]} has no docstring")
         sections.append(
             f"## flatlab.{name}\n\n"
             f"```{{eval-rst}}\n.. automodule:: flatlab.{name}\n   :members:\n```\n"

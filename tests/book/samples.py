@@ -2,7 +2,7 @@
 
 import numpy as np
 
-import flatlab as fl
+from flatlab.course import explorers
 
 EPOCHS_SEEN = [0, 1, 10, 100]
 
@@ -18,7 +18,7 @@ def surface_widget():
     two = (a, a, 0.2 + 4 * x**2 + y**2 + x * y)
     small, large = {"plain": one, "filters": two}, {"plain": two, "filters": one}
     both = {"batch 10": small, "batch 100": large}
-    return fl.widgets.loss_surface(both, points=[(0.5, 0.5, "other")])
+    return explorers.loss_surface(both, points=[(0.5, 0.5, "other")])
 
 
 def planes():
@@ -34,10 +34,10 @@ def everything():
     a = np.linspace(-1, 1, 21)
     surface = (a, a, 0.1 + a[:, None] ** 2 + 2 * a**2)
     x = np.arange(1, 60)
-    panel = fl.widgets.lines(
+    panel = explorers.lines(
         x, {"a": series(0, 7, 59, 5)}, xlabel="epoch", ylabel="accuracy"
     )
-    w = fl.widgets
+    w = explorers
     return {
         "explore": w.explore({"p": range(7)}, [panel], title="Explore"),
         "loss_surface": surface_widget(),

@@ -129,7 +129,7 @@ def test_the_notebooks_explorers_are_in_their_pages(html):
     notebooks = [
         p
         for p in (ROOT / "book").glob("*.ipynb")
-        if "fl.widgets" in p.read_text("utf-8")
+        if "explorers" in p.read_text("utf-8")
     ]
     built = {page.stem for page in pages(html)}
     wanted = {p.stem for p in notebooks} & built

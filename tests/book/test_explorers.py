@@ -10,6 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from ipywidgets.embed import embed_data
 
 import flatlab as fl
+from flatlab.course import explorers
 
 from .conftest import ROOT, Visit, drag, settle, touch
 from .samples import EPOCHS_SEEN, everything, planes, series, surface_widget
@@ -72,17 +73,17 @@ def exploring():
     fits = series(0, 3, 4, 5)
     errors = series(1, 3, 5)
     panels = [
-        fl.widgets.lines(
+        explorers.lines(
             EPOCHS, {"clean fit": fits}, xlabel="epoch", ylabel="accuracy", log_x=True
         ),
-        fl.widgets.along("p", {"network": errors}, ylabel="test error"),
-        fl.widgets.pictures(
+        explorers.along("p", {"network": errors}, ylabel="test error"),
+        explorers.pictures(
             np.stack([np.full((2, 3, 3), v) for v in (0, 0.5, 1)]),
             title="digits",
             captions=[["a", "b"], ["c", "d"], ["e", "f"]],
         ),
     ]
-    widget = fl.widgets.explore({"p": RATES}, panels, title="Explore")
+    widget = explorers.explore({"p": RATES}, panels, title="Explore")
     return widget, fits, errors
 
 
@@ -118,7 +119,7 @@ def test_explore_follows_its_slider(exploring, shown):
 
 
 def test_sliders_move_only_the_panels_that_know_them(shown):
-    w = fl.widgets
+    w = explorers
     panels = [
         w.along("p", {"a": [1, 2, 3]}, ylabel="first", over=["p"]),
         w.along("q", {"b": [4, 5]}, ylabel="second", over=["q"]),
@@ -133,10 +134,10 @@ def test_sliders_move_only_the_panels_that_know_them(shown):
 def test_a_curve_is_drawn_where_the_numbers_are(shown):
     """Ends and middle of a straight line, in data and in pixels."""
     values = [[0.0, 0.5, 1.0]]
-    panel = fl.widgets.lines(
+    panel = explorers.lines(
         [0, 5, 10], {"a": values}, xlabel="x", ylabel="y", limits=(0, 1)
     )
-    page = shown(fl.widgets.explore({"s": ["only"]}, [panel], title="Line"))
+    page = shown(explorers.explore({"s": ["only"]}, [panel], title="Line"))
     d = page.locator(".fx-line").first.get_attribute("d")
     points = [tuple(map(float, p.split())) for p in d[1:].split("L")]
     assert points[1] == pytest.approx(np.mean([points[0], points[2]], 0), abs=0.11)
@@ -234,7 +235,7 @@ def module(browser, tmp_path):
     visits = []
 
     def call(explorer, expression, values):
-        code = fl.widgets._explorer_class(explorer)._esm
+        code = explorers._explorer_class(explorer)._esm
         visit = Visit(browser)
         visits.append(visit)
         path = tmp_path / "module.html"
@@ -420,7 +421,7 @@ def numbers(text):
 
 def test_the_bound_answers_its_sliders(shown):
     radii, losses = np.geomspace(0.01, 1, 7), np.linspace(0.1, 0.7, 7)
-    widget = fl.widgets.bound_terms(radii, losses, norm=3, n=1000, k=100)
+    widget = explorers.bound_terms(radii, losses, norm=3, n=1000, k=100)
     page = shown(widget)
     text = reading(page)
     bound = fl.sam_bound(0.4, 3, rho=0.1, n=1000, k=100)
@@ -438,7 +439,7 @@ def test_the_bound_answers_its_sliders(shown):
 
 
 def test_the_weights_are_dragged_along_the_hyperbola(shown):
-    page = shown(fl.widgets.asam_picture())
+    page = shown(explorers.asam_picture())
     knob = page.get_by_role("slider", name="Weights on the hyperbola")
 
     def state():
@@ -484,7 +485,7 @@ def worst(w1, adaptive, rho=0.4):
 def test_sam_steps_from_where_the_weights_are_put(shown):
     a = np.linspace(-1, 1, 21)
     losses = 0.1 + 4 * a[:, None] ** 2 + a**2
-    page = shown(fl.widgets.sam_step((a, a, losses)))
+    page = shown(explorers.sam_step((a, a, losses)))
     before = reading(page)
     assert before.startswith("At (0.5, 0.5) the loss is 1.35 nats")
     page.get_by_label("ρ", exact=True).press("End")
@@ -504,7 +505,7 @@ def test_rescaling_moves_measures_and_not_the_loss(shown):
     a = np.linspace(-1, 1, 21)
     losses = 0.1 + a[:, None] ** 2 + a**2
     measures = {"trace": [4.0, 2.0, 4.0], "accuracy": [0.9, 0.9, 0.9]}
-    page = shown(fl.widgets.rescaling((a, a, losses), [0.5, 1, 2], measures))
+    page = shown(explorers.rescaling((a, a, losses), [0.5, 1, 2], measures))
     alpha = page.get_by_label("α", exact=True)
     assert reading(page).startswith("α 1: at the centre the loss is 0.1 nats")
     canvas = page.locator(".fx-panel canvas").first.screenshot()
@@ -521,7 +522,7 @@ def test_rescaling_moves_measures_and_not_the_loss(shown):
 
 def test_the_information_plane_plays_and_switches(shown):
     given = planes()
-    widget = fl.widgets.information_plane(
+    widget = explorers.information_plane(
         given, choices=("activation", "bins"), limits=(12, 1)
     )
     page = shown(widget)
@@ -557,7 +558,7 @@ def test_the_information_plane_plays_and_switches(shown):
 
 
 def test_who_asked_for_less_motion_is_taken_to_the_end(shown):
-    widget = fl.widgets.information_plane(planes()["tanh", 30], limits=(12, 1))
+    widget = explorers.information_plane(planes()["tanh", 30], limits=(12, 1))
     page = shown(widget, reduced_motion="reduce")
     page.get_by_label("epoch", exact=True).press("Home")
     assert "poch 0:" in reading(page)
@@ -571,7 +572,7 @@ def test_the_scatter_counts_again_for_another_measure(shown):
 
     gaps, a, b = series(4, 3, 50)
     groups = np.random.default_rng(5).integers(0, 3, 50)
-    widget = fl.widgets.scatter(
+    widget = explorers.scatter(
         {"one": a, "two": 1000**b}, gaps, {"depth": groups, "width": groups % 2}
     )
     page = shown(widget)
@@ -633,7 +634,7 @@ def test_code_and_data_are_small(name):
 
 def test_values_follow_python_and_two_views_agree(shown):
     """The kernel's side: what Python sets is where the controls stand."""
-    widget = fl.widgets.asam_picture()
+    widget = explorers.asam_picture()
     widget.values = {**widget.values, "circle": 0}
     page = shown(widget, widget)
     sliders = page.get_by_label("ρ of the circle")

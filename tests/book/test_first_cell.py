@@ -121,7 +121,7 @@ def test_where_a_repository_is_configured_it_is_cloned(elsewhere, tmp_path):
     config = tmp_path / "_config.yml"
     config.write_text(f"repository: {{url: '{origin.as_uri()}', branch: main}}")
     cell = cleaner.first_cell.text(config)
-    after = f"{SHOW}\nfrom flatlab.results import book_root\nprint(book_root())"
+    after = f"{SHOW}\nfrom flatlab.course.store import book_root\nprint(book_root())"
     first = elsewhere(after, cell=cell)
     assert first.returncode == 0, first.stderr
     version, file, _, root = first.stdout.split()

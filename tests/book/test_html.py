@@ -8,7 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 import flatlab
-from flatlab.claims import read_registry
+from flatlab.course.claims import read_registry
 
 from .conftest import ROOT, pages
 

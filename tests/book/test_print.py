@@ -53,8 +53,8 @@ EXPLORER = """\
 fig, ax = plt.subplots()
 ax.plot([2, 1])
 plt.show()
-panel = fl.widgets.lines([1, 2], {"a": [[1, 2]]}, xlabel="x", ylabel="y")
-fl.widgets.explore({"s": [1]}, [panel], title="Title of the explorer")"""
+panel = explorers.lines([1, 2], {"a": [[1, 2]]}, xlabel="x", ylabel="y")
+explorers.explore({"s": [1]}, [panel], title="Title of the explorer")"""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,9 @@ def printed(request, tmp_path_factory):
             nbformat.v4.new_markdown_cell(WIDE, id="wide"),
             nbformat.v4.new_code_cell(CODE, id="code", metadata=alt),
             nbformat.v4.new_code_cell(
-                "import flatlab as fl", id="import", metadata={"tags": ["hide-input"]}
+                "from flatlab.course import explorers",
+                id="import",
+                metadata={"tags": ["hide-input"]},
             ),
             nbformat.v4.new_code_cell(EXPLORER, id="explorer", metadata=alt),
         ],

@@ -8,11 +8,11 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 
-from flatlab import claims as c
-from flatlab import results
-from flatlab.claims import Verdict
+from flatlab.course import claims as c
+from flatlab.course import store as results
+from flatlab.course.claims import Verdict
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REGISTRY = """
 [[claim]]
 id = "fits"
@@ -222,7 +222,7 @@ def test_the_registry_is_found_and_checked(registry, tmp_path, monkeypatch):
 
 
 def test_an_installed_package_needs_a_clone_or_a_path(registry, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "__file__", "/usr/lib/python/flatlab/results.py")
+    monkeypatch.setattr(results, "__file__", "/usr/lib/python/flatlab/course/store.py")
     (tmp_path / "book" / "deeper").mkdir()
     monkeypatch.chdir(tmp_path / "book" / "deeper")
     assert list(c.Claims("two").claims) == ["other"]

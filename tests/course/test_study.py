@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from flatlab import Loss, Network, data, models, study
+from flatlab import Loss, Network, data, models
+from flatlab.course import study
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 TINY = {
     "n": 40,
     "corruption": 0.0,

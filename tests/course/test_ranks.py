@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from flatlab import rank_correlations as rc
+from flatlab.course import ranks as rc
 
 LEVELS = {"a": [0, 1, 2], "b": [0, 1], "c": [0, 1, 2], "seed": range(8)}
 

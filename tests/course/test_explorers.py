@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import flatlab as fl
-from flatlab import widgets
+from flatlab.course import explorers
+from flatlab.course.explorers import along
 from flatlab.intervals import mean_interval
 
 RATES = [0.0, 0.5, 1.0]
@@ -28,8 +29,8 @@ def unpacked(packed):
 def explore(series=None, panels=None, **options):
     x = np.arange(1, 5)
     if panels is None:
-        panels = [fl.widgets.lines(x, {"a": series}, xlabel="epoch", ylabel="accuracy")]
-    return fl.widgets.explore({"p": RATES}, panels, title="Title", **options)
+        panels = [explorers.lines(x, {"a": series}, xlabel="epoch", ylabel="accuracy")]
+    return explorers.explore({"p": RATES}, panels, title="Title", **options)
 
 
 def test_members_become_mean_and_interval():
@@ -59,7 +60,7 @@ def test_nan_is_a_gap():
 
 
 def test_a_curve_along_a_slider_and_where_it_starts():
-    panel = fl.widgets.along("p", {"a": [1, 2, 3]}, ylabel="error", rules=[0.9])
+    panel = along("p", {"a": [1, 2, 3]}, ylabel="error", rules=[0.9])
     widget = explore(panels=[panel], start={"p": 0.5})
     assert widget.values == {"slider0": 1}
     (part,) = widget.data["panels"]
@@ -69,22 +70,20 @@ def test_a_curve_along_a_slider_and_where_it_starts():
 
 
 def test_a_panel_may_know_only_some_of_the_sliders():
-    both = fl.widgets.lines(
-        [1, 2], {"a": np.ones((3, 2, 2))}, xlabel="x", ylabel="both"
-    )
-    one = fl.widgets.along("q", {"a": [1, 2]}, ylabel="one", over=["q"])
-    widget = fl.widgets.explore({"p": RATES, "q": [0, 1]}, [both, one], title="Two")
+    both = explorers.lines([1, 2], {"a": np.ones((3, 2, 2))}, xlabel="x", ylabel="both")
+    one = explorers.along("q", {"a": [1, 2]}, ylabel="one", over=["q"])
+    widget = explorers.explore({"p": RATES, "q": [0, 1]}, [both, one], title="Two")
     first, second = widget.data["panels"]
     assert first["over"] == [0, 1]
     assert second["over"] == [1] and second["slider"] == 0
     with pytest.raises(ValueError, match="not all in"):
-        explore(panels=[fl.widgets.along("q", {}, ylabel="one", over=["q"])])
+        explore(panels=[explorers.along("q", {}, ylabel="one", over=["q"])])
 
 
 def test_pictures_are_cut_to_their_range():
     images = np.linspace(-1, 2, 3 * 2 * 4).reshape(3, 2, 2, 2)
     captions = [["a", "b"], ["c", "d"], ["e", "f"]]
-    panel = fl.widgets.pictures(images, title="digits", captions=captions)
+    panel = explorers.pictures(images, title="digits", captions=captions)
     (part,) = explore(panels=[panel]).data["panels"]
     pixels = unpacked(part["pixels"])
     assert pixels.min() == 0 and pixels.max() == 255
@@ -93,10 +92,10 @@ def test_pictures_are_cut_to_their_range():
     assert part["captions"] == captions
     assert (part["count"], part["size"], part["channels"]) == (2, [2, 2], 1)
     ends = torch.tensor(1.0), torch.tensor(0.0)  # the other way round: ink on white
-    ink = fl.widgets.pictures(images, title="ink", range=ends)
+    ink = explorers.pictures(images, title="ink", range=ends)
     (part,) = explore(panels=[ink]).data["panels"]
     assert np.array_equal(unpacked(part["pixels"]), 255 - expected)
-    colours = fl.widgets.pictures(np.zeros((3, 1, 2, 2, 3)), title="colours")
+    colours = explorers.pictures(np.zeros((3, 1, 2, 2, 3)), title="colours")
     assert explore(panels=[colours]).data["panels"][0]["channels"] == 3
 
 
@@ -109,25 +108,25 @@ def test_pictures_are_cut_to_their_range():
         (dict(series=np.ones((3, 4)), start={"q": 1}), "no slider"),
         (dict(series=np.ones((3, 4)), start={"p": 0.7}), "has no value 0.7"),
         (
-            dict(panels=[widgets.along("q", {"a": [1, 2, 3]}, ylabel="")]),
+            dict(panels=[explorers.along("q", {"a": [1, 2, 3]}, ylabel="")]),
             "no slider is called",
         ),
-        (dict(panels=[widgets.along("p", {}, ylabel="error")]), "no series"),
+        (dict(panels=[explorers.along("p", {}, ylabel="error")]), "no series"),
         (
-            dict(panels=[widgets.along("p", {"a": [1, 2, 3]}, ylabel="", log_x=True)]),
+            dict(panels=[along("p", {"a": [1, 2, 3]}, ylabel="", log_x=True)]),
             "positive",
         ),
         (
-            dict(
-                panels=[widgets.along("p", {"a": [1, 2, 3]}, ylabel="", limits=(1, 0))]
-            ),
+            dict(panels=[along("p", {"a": [1, 2, 3]}, ylabel="", limits=(1, 0))]),
             "rise",
         ),
-        (dict(panels=[widgets.pictures(np.ones((3, 2)), title="")]), "images have"),
+        (dict(panels=[explorers.pictures(np.ones((3, 2)), title="")]), "images have"),
         (
             dict(
                 panels=[
-                    widgets.pictures(np.ones((3, 1, 2, 2)), title="", captions=[["a"]])
+                    explorers.pictures(
+                        np.ones((3, 1, 2, 2)), title="", captions=[["a"]]
+                    )
                 ]
             ),
             "captions have",
@@ -143,7 +142,7 @@ def test_panels_are_made_by_functions():
     with pytest.raises(TypeError, match="made by"):
         explore(panels=["lines"])
     with pytest.raises(ValueError, match="at least one value"):
-        fl.widgets.explore({"p": []}, [fl.widgets.lines], title="")
+        explorers.explore({"p": []}, [explorers.lines], title="")
 
 
 def grid(points=5):
@@ -156,7 +155,7 @@ def test_a_surface_is_packed_as_measured():
     net = fl.Network(fl.models.mlp(3, 4, 2))
     x, y = torch.randn(20, 3), torch.arange(20) % 2
     plane = fl.plane(fl.Loss(net, (x, y)), net.init(0), points=5)
-    widget = fl.widgets.loss_surface({"one": {"flat": grid(), "measured": plane}})
+    widget = explorers.loss_surface({"one": {"flat": grid(), "measured": plane}})
     first, second = widget.data["surfaces"][0]
     assert np.allclose(unpacked(first["alphas"]), a)
     assert np.allclose(unpacked(first["losses"]), losses)
@@ -179,14 +178,14 @@ def test_a_surface_is_packed_as_measured():
 )
 def test_loss_surface_refuses(surfaces, word):
     with pytest.raises(ValueError, match=word):
-        fl.widgets.loss_surface(surfaces)
+        explorers.loss_surface(surfaces)
 
 
 def test_rounding_to_16_bits_is_invisible():
     values = np.random.default_rng(0).normal(size=(7, 3))
-    back = unpacked(widgets._pack_rounded(values))
+    back = unpacked(explorers._pack_rounded(values))
     assert np.abs(back - values).max() <= np.ptp(values) / 65535
-    assert (unpacked(widgets._pack_rounded(np.ones(3))) == 1).all()
+    assert (unpacked(explorers._pack_rounded(np.ones(3))) == 1).all()
 
 
 def test_without_anywidget_a_notebook_runs_on(monkeypatch):
@@ -197,12 +196,12 @@ def test_without_anywidget_a_notebook_runs_on(monkeypatch):
             raise ImportError(name)
         return real(name, *rest, **options)
 
-    widgets._explorer_class.cache_clear()
+    explorers._explorer_class.cache_clear()
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.warns(UserWarning, match="not installed"):
         assert explore(np.ones((3, 4))) is None
     with pytest.warns(UserWarning, match="not installed"):
-        assert fl.widgets.live(None, {}, xlabel="", ylabel="") is None
+        assert explorers.live(None, {}, xlabel="", ylabel="") is None
 
 
 def test_the_saved_state_is_small():
@@ -214,14 +213,14 @@ def test_the_saved_state_is_small():
 
 def test_the_bound_starts_at_the_numbers_given():
     losses = np.linspace(0.1, 0.9, 12).reshape(6, 2)
-    widget = fl.widgets.bound_terms(
+    widget = explorers.bound_terms(
         np.geomspace(0.01, 1, 6), losses, norm=10, n=1000, k=5000
     )
     data = widget.data
     assert np.allclose(unpacked(data["losses"]), losses.mean(1))
     assert widget.values["n"] == data["below_n"] == 20
     assert (data["norm"], data["n"], data["k"], data["delta"]) == (10, 1000, 5000, 0.05)
-    few = fl.widgets.bound_terms([0.1, 1], [0, 1], norm=1, n=10, k=1).data["below_n"]
+    few = explorers.bound_terms([0.1, 1], [0, 1], norm=1, n=10, k=1).data["below_n"]
     assert 10 * 10 ** (-few / 10) > 1  # the formula needs more than one example
 
 
@@ -241,7 +240,7 @@ def test_the_bound_starts_at_the_numbers_given():
 def test_bound_terms_refuses(change, word):
     given = dict(radii=[0.1, 1], worst_losses=[0.1, 0.5], norm=1, n=100, k=50)
     with pytest.raises(ValueError, match=word):
-        fl.widgets.bound_terms(**given | change)
+        explorers.bound_terms(**given | change)
 
 
 @pytest.mark.parametrize(
@@ -249,24 +248,24 @@ def test_bound_terms_refuses(change, word):
 )
 def test_asam_picture_refuses(change):
     with pytest.raises(ValueError, match=r"positive product|rho must be"):
-        fl.widgets.asam_picture(**change)
+        explorers.asam_picture(**change)
 
 
 def test_asam_picture_starts_at_the_radius_given():
-    assert fl.widgets.asam_picture(rho=0.3).values["circle"] == 13  # (13 + 2) / 50
+    assert explorers.asam_picture(rho=0.3).values["circle"] == 13  # (13 + 2) / 50
 
 
 def test_sam_step_chooses_radii_and_rates_that_are_seen():
-    widget = fl.widgets.sam_step(grid(9), start=(-0.5, 0.25))
+    widget = explorers.sam_step(grid(9), start=(-0.5, 0.25))
     radii, rates = widget.data["radii"], widget.data["rates"]
     assert 0 < radii[0] < radii[-1] == 0.5 and 0 < rates[0] < rates[-1]
     assert (widget.values["x"], widget.values["y"]) == (-0.5, 0.25)
-    own = fl.widgets.sam_step(grid(9), radii=[0.1, 0.2], rates=[0.5])
+    own = explorers.sam_step(grid(9), radii=[0.1, 0.2], rates=[0.5])
     assert own.data["radii"] == [0.1, 0.2] and own.data["rates"] == [0.5]
     with pytest.raises(ValueError, match="rates must be positive"):
-        fl.widgets.sam_step(grid(9), rates=[0.0])
+        explorers.sam_step(grid(9), rates=[0.0])
     with pytest.raises(ValueError, match="not be negative"):
-        fl.widgets.sam_step((*grid()[:2], grid()[2] - 2))
+        explorers.sam_step((*grid()[:2], grid()[2] - 2))
 
 
 ALPHAS = [0.5, 1.0, 2.0]
@@ -275,7 +274,7 @@ ALPHAS = [0.5, 1.0, 2.0]
 def test_measures_are_relative_to_the_original_network():
     members = np.array([[2.0, 3.0], [1.0, 1.0], [4.0, 6.0]])
     measures = {"a": [1, 2, 4], "b": members}
-    widget = fl.widgets.rescaling(grid(), ALPHAS, measures)
+    widget = explorers.rescaling(grid(), ALPHAS, measures)
     a, b = (unpacked(m["values"]) for m in widget.data["measures"])
     assert a.tolist() == [0.5, 1, 2] and b.tolist() == [2.5, 1, 5]
     assert widget.values == {"alpha": 30} and widget.data["radius"] == 0.25
@@ -297,7 +296,7 @@ def test_measures_are_relative_to_the_original_network():
 def test_rescaling_refuses(change, word):
     given = dict(plane=grid(), alphas=ALPHAS, measures={"a": [1, 2, 3]})
     with pytest.raises(ValueError, match=word):
-        fl.widgets.rescaling(**given | change)
+        explorers.rescaling(**given | change)
 
 
 def test_planes_know_their_choices():
@@ -306,7 +305,7 @@ def test_planes_know_their_choices():
         (f, b): ([0, 1, 5], random.random((3, 4, 2)), random.random((3, 4, 2)))
         for f, b in (("tanh", 30), ("tanh", 100), ("relu", 30))
     }
-    widget = fl.widgets.information_plane(
+    widget = explorers.information_plane(
         planes, choices=("activation", "bins"), limits=(12, 1)
     )
     options = [c["options"] for c in widget.data["choices"]]
@@ -318,7 +317,7 @@ def test_planes_know_their_choices():
     assert np.allclose(unpacked(second["ty_half"]), found.half_width, atol=1e-4)
 
     xt, ty = torch.rand(2, 3, 2)
-    alone = fl.widgets.information_plane(([0, 1, 5], xt, ty), layers=["a", "b"])
+    alone = explorers.information_plane(([0, 1, 5], xt, ty), layers=["a", "b"])
     assert alone.data["planes"][0]["xt_half"] is None
     assert alone.data["limits"] == pytest.approx([xt.max().item(), ty.max().item()])
 
@@ -341,14 +340,14 @@ ONES = np.ones((3, 2))
 def test_information_plane_refuses(change, word):
     given = dict(planes=([0, 1, 2], ONES, ONES))
     with pytest.raises(ValueError, match=word):
-        fl.widgets.information_plane(**given | change)
+        explorers.information_plane(**given | change)
 
 
 def test_settings_become_groups_and_values_exact_ranks():
     axes = {"depth": np.array([3, 2, 3, 2]), "kind": ["b", "a", "b", "c"]}
     wide = np.array([1e-3, 5.0, 1e-3, 5.0 + 1e-12])
     measures = {"wide": wide, "flat": [1, 2, 1, -1]}
-    widget = fl.widgets.scatter(measures, np.arange(4), axes)
+    widget = explorers.scatter(measures, np.arange(4), axes)
     depth, kind = widget.data["axes"]
     assert depth["name"] == "depth" and depth["texts"] == ["2", "3"]
     assert unpacked(depth["groups"]).tolist() == [1, 0, 1, 0]
@@ -377,7 +376,7 @@ def unpacked_ranks(column):
 def test_scatter_refuses(change, word):
     given = dict(measures={"a": [1, 2, 3]}, gaps=[1, 2, 3], axes={"b": [1, 1, 2]})
     with pytest.raises(ValueError, match=word):
-        fl.widgets.scatter(**given | change)
+        explorers.scatter(**given | change)
 
 
 # -- experiments in the kernel -------------------------------------------------------
@@ -405,7 +404,7 @@ def test_an_experiment_runs_shows_progress_and_can_run_again():
         for i in range(1, 4):
             yield i / 3, {"loss": (list(range(i)), [p] * i)}
 
-    box = fl.widgets.live(
+    box = explorers.live(
         experiment, {"p": [0.1, 0.4], "size": [8]}, xlabel="step", ylabel="loss"
     )
     (p, _), run, stop, bar, state, picture = parts(box)
@@ -432,7 +431,7 @@ def test_an_experiment_can_be_stopped():
         finally:
             closed.set()
 
-    box = fl.widgets.live(endless, {}, xlabel="", ylabel="")
+    box = explorers.live(endless, {}, xlabel="", ylabel="")
     _, run, stop, bar, state, _ = parts(box)
     run.click()
     wait_for(lambda: bar.value == 0.5)
@@ -447,9 +446,9 @@ def test_an_experiment_that_fails_says_so():
         yield 0.1, {}
         raise RuntimeError(f"no {p}")
 
-    box = fl.widgets.live(broken, {"p": [1]}, xlabel="", ylabel="")
+    box = explorers.live(broken, {"p": [1]}, xlabel="", ylabel="")
     _, run, *_, state, _ = parts(box)
     run.click()
     wait_for(lambda: state.value == "RuntimeError: no 1")
     with pytest.raises(ValueError, match="at least one value"):
-        fl.widgets.live(broken, {"p": []}, xlabel="", ylabel="")
+        explorers.live(broken, {"p": []}, xlabel="", ylabel="")

@@ -11,7 +11,7 @@ import torch
 from matplotlib.colors import to_rgb
 from scipy import stats
 
-from flatlab import plots
+from flatlab.course import plots
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from flatlab.results import book_root, provenance, stored, write_json
+from flatlab.course.store import book_root, provenance, stored, write_json
 
 UNITS = [{"rate": 0.1, "seeds": [0, 1]}, {"rate": 0.2, "seeds": [0, 1]}]
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from flatlab.course.store import book_root, provenance, write_json
 from flatlab.environment import scale
 from flatlab.intervals import mean_interval
-from flatlab.results import book_root, provenance, write_json
 
 COLUMNS = (
     "Claim",

@@ -1,7 +1,7 @@
 """The study: many networks, every measure, every outcome, one command.
 
-``python -m flatlab.study`` (``make study``) trains a grid of settings on MNIST-1D, each
-network to the same training loss, measures each, and keeps one row per network in
+``make study`` trains a grid of settings on MNIST-1D, each network to the same training
+loss, measures each, and keeps one row per network in
 ``results/<scale>/study.csv`` with where it comes from beside it in ``study.json``.
 """
 
@@ -28,6 +28,14 @@ from torch import Tensor
 
 from flatlab.attacks import pgd
 from flatlab.bounds import kl_gaussians
+from flatlab.course.store import (
+    Sweep,
+    book_root,
+    collect,
+    provenance,
+    sweep,
+    write_json,
+)
 from flatlab.data import Dataset, corrupt_labels, mnist1d
 from flatlab.environment import device, scale
 from flatlab.hessian import Hessian
@@ -36,7 +44,6 @@ from flatlab.models import mlp
 from flatlab.neighbourhoods import adaptive_ball, ball
 from flatlab.network import Network
 from flatlab.precision import bits_per_weight
-from flatlab.results import book_root, provenance, write_json
 from flatlab.sharpness import (
     average_sharpness,
     fisher_rao_norm,
@@ -47,7 +54,6 @@ from flatlab.sharpness import (
     worst_case_sharpness,
 )
 from flatlab.spectra import eigenvalues, trace
-from flatlab.sweep import Sweep, collect, sweep
 from flatlab.training import train
 
 # Raised by hand when a change of the code changes what a unit gives.
@@ -642,7 +648,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if every unit has its row, 1 if some failed or are with another process.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m flatlab.study", description=__doc__
+        prog="python -m flatlab.course.study", description=__doc__
     )
     parser.add_argument("--jobs", type=int, default=None, help="processes")
     parser.add_argument("--backend", help="of joblib, such as dask or ray")
@@ -701,6 +707,6 @@ def _backend(name: str | None, scheduler: str | None):
 
 if __name__ == "__main__":
     # under the module's own name, so that workers find its functions
-    from flatlab.study import main as run
+    from flatlab.course.study import main as run
 
     sys.exit(run())

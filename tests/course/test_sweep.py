@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flatlab import sweep as s
+from flatlab.course import store as s
 
 UNITS = [{"i": i, "version": 1} for i in range(6)]
 
@@ -166,7 +166,7 @@ RUNNER = """
 import sys, json
 from pathlib import Path
 import sweep_units
-from flatlab.sweep import sweep
+from flatlab.course.store import sweep
 units = json.loads(Path(sys.argv[2]).read_text())
 sweep(sweep_units.square, units, sys.argv[1], jobs=int(sys.argv[3]))
 """

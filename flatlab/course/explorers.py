@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from flatlab.course.plots import STYLE, look
 from flatlab.intervals import mean_interval
-from flatlab.plots import STYLE, look
 
 _FOLDER = Path(__file__).parent / "explorers"
 

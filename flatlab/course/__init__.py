@@ -1,0 +1,16 @@
+"""What only the book, its assignments and its study need, on top of ``flatlab``."""
+
+from flatlab.course import explorers, plots, ranks
+from flatlab.course.claims import Claims, Verdict, read_registry, read_results
+from flatlab.course.store import stored
+
+__all__ = [
+    "Claims",
+    "Verdict",
+    "explorers",
+    "plots",
+    "ranks",
+    "read_registry",
+    "read_results",
+    "stored",
+]
