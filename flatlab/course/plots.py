@@ -14,10 +14,9 @@ from flatlab.intervals import mean_interval
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-WIDEST = 7.0
 
 STYLE = {
-    "figure.figsize": (6.4, 3.8),
+    "figure.figsize": (5.5, 3.8),
     "figure.dpi": 110,
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
@@ -26,6 +25,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.titlelocation": "left",
     "axes.titlesize": 13,
     "axes.labelsize": 13,
     "grid.color": "#dddddd",
@@ -48,27 +48,6 @@ def use():
     import matplotlib
 
     matplotlib.rcParams.update(STYLE)
-
-
-def figure(columns=1, height=3.8, **options):
-    """Make a figure of panels side by side, no wider than a page.
-
-    Args:
-        columns: number of panels.
-        height: in inches.
-        options: of ``matplotlib.pyplot.subplots``, for instance ``sharey=True``.
-
-    Returns:
-        The figure, and its axes: one, or an array of them.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(STYLE):
-        width = STYLE["figure.figsize"][0] if columns == 1 else WIDEST
-        return plt.subplots(1, columns, figsize=(width, height), **options)
 
 
 def look(i):
