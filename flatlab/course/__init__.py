@@ -2,10 +2,11 @@
 
 from flatlab.course import explorers, plots, ranks
 from flatlab.course.claims import Claims, Verdict, read_registry, read_results
-from flatlab.course.store import stored
+from flatlab.course.store import Rows, stored
 
 __all__ = [
     "Claims",
+    "Rows",
     "Verdict",
     "explorers",
     "plots",

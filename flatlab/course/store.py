@@ -13,47 +13,54 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import tempfile
 import time
 import traceback
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from flatlab import __version__
 from flatlab.environment import device, scale
 from flatlab.progress import progress
 
-# Workers that one unit may lose before it is given up. Below Dask's own limit
-# (``allowed-failures``, 3): joblib waits for ever on a task that Dask has given up.
-MOST_DEATHS = 3
+
+class Rows(list):
+    """Rows of results: dicts of settings and of what was measured with them."""
+
+    def where(self, **settings) -> "Rows":
+        """The rows with these settings."""
+        return Rows(r for r in self if all(r[k] == v for k, v in settings.items()))
+
+    def pick(self, **settings) -> dict:
+        """The one row with these settings, as ``rows.pick(rho=0.1, batch=32)``."""
+        found = self.where(**settings)
+        if len(found) != 1:
+            have = {k: list(dict.fromkeys(str(r[k]) for r in self)) for k in settings}
+            raise ValueError(
+                f"{len(found)} rows have {settings}, expected one (`where` gives "
+                f"several); the rows have {have}"
+            )
+        return found[0]
+
+    def column(self, name: str) -> torch.Tensor:
+        """One result of all rows, (rows, ...)."""
+        return torch.stack([torch.as_tensor(np.asarray(row[name])) for row in self])
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a call of ``sweep`` came to.
+    """What a call of ``sweep`` came to."""
 
-    Attributes:
-        rows: one dict per finished unit, ``{**unit, **result}``, in the order of the
-            units.
-        failed: key of every unit that failed, with its unit and what went wrong.
-        missing: units that another process was still working on.
-        computed: number of units that were finished since the call began, by it or by
-            another process on the same store.
-        seconds: of processor time spent on all finished units, as far as it was
-            measured, by whichever process.
-    """
-
-    rows: list[dict]
-    failed: dict[str, tuple[dict, str]]
-    missing: list[dict]
-    computed: int
-    seconds: float
+    rows: Rows  # {**unit, **result} of every finished unit, in the units' order
+    failed: dict[str, tuple[dict, str]]  # by key: the unit, and what went wrong
+    missing: list[dict]  # units that another process was still working on
+    computed: int  # units finished since the call began, by whichever process
+    seconds: float  # of processor time spent on all finished units
 
     @property
     def complete(self) -> bool:
@@ -66,11 +73,8 @@ class Sweep:
             f"{len(self.rows)} units are done, {self.computed} of them since this "
             f"began; {self.seconds:.0f} s of processor time in all"
         ]
-        if self.missing:
-            lines.append(
-                f"{len(self.missing)} have no row yet: not begun, or with another "
-                "process"
-            )
+        if n := len(self.missing):
+            lines.append(f"{n} have no row yet: not begun, or with another process")
         for name, (unit, error) in self.failed.items():
             why = error.splitlines()[0]
             lines.append(f"failed {name[:8]} {json.dumps(unit)}: {why}")
@@ -91,66 +95,57 @@ def sweep(
     A row is written whole or not at all, so that a run that was killed loses what it
     had not finished and nothing else. Several processes, also on several machines with
     one file system, may sweep over the same store: each unit is locked while it is
-    computed, and the lock dies with its owner.
+    computed, and the lock dies with its owner. A unit that raises is reported and the
+    others go on; a worker that dies ends the call, and the next one goes on from there.
 
-    A unit that raises is reported and the others go on. One that kills its worker is
-    tried again alone, so that no neighbour is blamed, and given up after that.
-
-    Units run in this process unless ``jobs`` asks for more. For Dask, Ray or another
-    backend of joblib, put ``with joblib.parallel_config(backend):`` around the call.
+    Units run in this process unless ``jobs`` asks for more, as joblib's ``n_jobs``. For
+    Dask put ``with joblib.parallel_config("dask"):`` around the call.
 
     Args:
-        function: of the values of a unit, as keywords, to a dict of JSON values under
-            other names. It must depend on its arguments alone, and be importable by the
-            workers, if there are any.
+        function: of a unit's values, as keywords, to a dict under other names of JSON
+            values, tensors and arrays; importable by the workers, if there are any.
         units: dicts of JSON values. A hand-set ``version`` among them is how a changed
             function asks for fresh rows.
         store: folder for the rows, made if it is not there.
-        jobs: processes, as joblib's ``n_jobs``: -1 is one per processor, and None all
-            that a configured backend has.
+        jobs: processes: -1 is one per processor, None all that a backend has.
         retry: whether units that failed before are tried again.
         label: shown beside the progress.
-
-    Returns:
-        A ``Sweep``.
-
-    Raises:
-        ValueError: if two units are the same.
-        Exception: what the backend raises if it fails before any unit has begun.
     """
-    store = Path(store)
-    store.mkdir(parents=True, exist_ok=True)
-    units = list(units)
-    paths = [store / f"{key(unit)}.json" for unit in units]
-    if len(set(paths)) < len(paths):
-        raise ValueError(
-            f"{len(paths) - len(set(paths))} of {len(paths)} units occur twice"
-        )
+    import joblib
+
+    paths = _paths(units := list(units), store)
+    Path(store).mkdir(parents=True, exist_ok=True)
     if retry:
         for path in paths:
             _failure(path).unlink(missing_ok=True)
     before = sum(path.exists() for path in paths)
-    _Sweeper(function, jobs, label).run(dict(zip(paths, units, strict=True)))
+    waiting = [(u, p) for u, p in zip(units, paths, strict=True) if not _finished(p)]
+    streams = joblib.parallel.get_active_backend()[0].supports_return_generator
+    how = "generator_unordered" if streams else "list"
+    parallel = joblib.Parallel(n_jobs=jobs, batch_size=1, return_as=how)
+    with progress(len(waiting), label) as bar:
+        for _ in parallel(joblib.delayed(_compute)(function, *w) for w in waiting):
+            bar.update(1)
     return _gather(paths, units, before)
 
 
 def collect(units: Iterable[dict], store: str | os.PathLike) -> Sweep:
-    """What a store holds of these units, without computing anything.
-
-    Args:
-        units: dicts of JSON values.
-        store: folder of the rows.
-
-    Returns:
-        A ``Sweep`` whose ``missing`` are all units that are not there.
-    """
-    units = list(units)
-    paths = [Path(store) / f"{key(unit)}.json" for unit in units]
+    """What a store holds of these units, without computing anything."""
+    paths = _paths(units := list(units), store)
     return _gather(paths, units, sum(path.exists() for path in paths))
 
 
-def _gather(paths: Sequence[Path], units: Sequence[dict], before: int) -> Sweep:
-    rows, failed, missing, seconds = [], {}, [], 0.0
+def _paths(units: list[dict], store) -> list[Path]:
+    paths = [Path(store) / f"{key(unit)}.json" for unit in units]
+    if twice := len(paths) - len(set(paths)):
+        raise ValueError(
+            f"{twice} of {len(paths)} units occur twice: each needs settings of its own"
+        )
+    return paths
+
+
+def _gather(paths: list[Path], units: list[dict], before: int) -> Sweep:
+    rows, failed, missing, seconds = Rows(), {}, [], 0.0
     for path, unit in zip(paths, units, strict=True):
         if path.exists():
             entry = json.loads(path.read_text(encoding="utf-8"))
@@ -164,62 +159,10 @@ def _gather(paths: Sequence[Path], units: Sequence[dict], before: int) -> Sweep:
     return Sweep(rows, failed, missing, len(rows) - before, seconds)
 
 
-class _Sweeper:
-    """One call of ``sweep``: what it hands to joblib, and what it does if that dies."""
-
-    def __init__(self, function, jobs, label):
-        self.function, self.jobs, self.label = function, jobs, label
-        self.name = uuid.uuid4().hex  # of this run, in the notes of begun units
-
-    def run(self, units: dict[Path, dict]) -> None:
-        """Compute the units that have neither a row nor a failure."""
-        waiting = [p for p in units if not _finished(p)]
-        suspects: list[Path] = []
-        with progress(len(waiting), self.label) as bar:
-            while waiting:
-                try:
-                    self._in_parallel(units, waiting, bar, self.jobs)
-                    break
-                except Exception:
-                    # Units report their own failures, so this is the backend's: a
-                    # worker died. One of the units then running is to blame.
-                    running = [p for p in waiting if self._began(p)]
-                    left = [p for p in waiting if p not in running and not _finished(p)]
-                    if len(left) == len(waiting):
-                        raise
-                    suspects += [p for p in running if not _finished(p)]
-                    waiting = left
-            for path in suspects:
-                try:
-                    # two jobs, so that it does not run in this process
-                    self._in_parallel(units, [path], bar, 2)
-                except Exception as error:
-                    why = f"it killed its worker, twice: {type(error).__name__}"
-                    write_json(_failure(path), {"unit": units[path], "error": why})
-
-    def _in_parallel(self, units, paths, bar, jobs) -> None:
-        from joblib import Parallel, delayed
-        from joblib.parallel import get_active_backend
-
-        streams = get_active_backend()[0].supports_return_generator
-        parallel = Parallel(
-            n_jobs=jobs,
-            batch_size=1,
-            return_as="generator_unordered" if streams else "list",
-        )
-        tasks = (
-            delayed(_compute)(self.function, units[p], p, self.name) for p in paths
-        )
-        for _ in parallel(tasks):
-            bar.update(1)
-
-    def _began(self, path: Path) -> bool:
-        note = _note(path)
-        return note.exists() and self.name in note.read_text(encoding="utf-8")
-
-
-def _compute(function, unit: dict, path: Path, run: str) -> None:
+def _compute(function: Callable[..., dict], unit: dict, path: Path) -> None:
     """Compute one unit, unless it is done or another process has it."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(path.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)
@@ -228,26 +171,16 @@ def _compute(function, unit: dict, path: Path, run: str) -> None:
     try:
         if _finished(path):
             return
-        note = _note(path)
-        with open(note, "a", encoding="utf-8") as file:
-            file.write(f"{run}\n")
-        if note.read_text(encoding="utf-8").count(run) > MOST_DEATHS:
-            error = f"it killed its worker {MOST_DEATHS} times"
-            write_json(_failure(path), {"unit": unit, "error": error})
-            return
         started = time.process_time()
         try:
-            entry = {"unit": unit, "result": function(**unit)}
-            if both := sorted(unit.keys() & entry["result"].keys()):
-                raise ValueError(
-                    f"the unit and its result both have {both}: rename one"
-                )
-            entry["seconds"] = round(time.process_time() - started, 3)
-            write_json(path, entry)
+            result = function(**unit)
+            if both := sorted(unit.keys() & result.keys()):
+                raise ValueError(f"unit and result both have {both}: rename one")
+            seconds = round(time.process_time() - started, 3)
+            write_json(path, {"unit": unit, "result": result, "seconds": seconds})
         except (Exception, SystemExit) as problem:
             error = f"{type(problem).__name__}: {problem}\n{traceback.format_exc()}"
             write_json(_failure(path), {"unit": unit, "error": error})
-        note.unlink()
     finally:
         lock.release()
         if _finished(path):  # else a lock taken meanwhile would be on no file
@@ -258,80 +191,121 @@ def _failure(path: Path) -> Path:
     return path.with_suffix(".failed.json")
 
 
-def _note(path: Path) -> Path:
-    """Where the runs are noted that began a unit, once per begin."""
-    return path.with_suffix(".begun")
-
-
 def _finished(path: Path) -> bool:
     return path.exists() or _failure(path).exists()
 
 
-def stored(chapter, name, function, units, folder=None):
+def stored(chapter, name, function, units, folder=None) -> Rows:
     """Give the results of a long experiment, read from its file or run unit by unit.
 
     With ``FLATLAB_RESULTS=write``, as ``make results`` sets it, the units are run and
-    kept in ``results/<scale>/<chapter>-<name>.json``. Until all are done each has a
-    file of its own: a run that was interrupted goes on where it stopped, and what an
-    earlier one stored stays. Otherwise the file is read. At the scale ``smoke`` the
+    kept in ``results/<scale>/<chapter>-<name>.json``, and a run that was interrupted
+    goes on where it stopped. Otherwise the file is read. At the scale ``smoke`` the
     units are run at once where there is no file.
 
     Args:
         chapter: its name, as in ``book/claims.toml``.
         name: of the experiment, a word or two joined by hyphens.
-        function: called as ``function(**unit)``; returns a dict that JSON can hold,
-            under other names than the unit's.
-        units: list of dicts that JSON can hold, no two of them equal.
-        folder: that holds the results of all scales; by default ``results`` beside the
-            book.
+        function: called as ``function(**unit)``; returns a dict, under other names than
+            the unit's, of tensors, arrays and what JSON can hold.
+        units: dicts that JSON can hold, no two of them equal.
+        folder: of the results of all scales; by default ``results`` beside the book.
 
     Returns:
-        A list of dicts ``{**unit, **result}``, in the order of ``units``.
-
-    Raises:
-        FileNotFoundError: nothing is stored at this scale.
-        ValueError: two units are equal, or the file holds other units than these.
-        RuntimeError: units failed while they were run; the others are kept.
+        ``Rows``: a list of dicts ``{**unit, **result}``, in the order of ``units``.
+        Results that are numbers in a tensor, an array or lists come as tensors on the
+        CPU, of float64 or of whole numbers.
     """
-    units = json.loads(_text(list(units)))
-    if len({key(unit) for unit in units}) < len(units):
-        raise ValueError("two of the units are equal: each needs settings of its own")
-    folder = book_root() / "results" if folder is None else Path(folder)
-    path = folder / scale() / f"{chapter}-{name}.json"
+    units = json.loads(json.dumps(list(units), allow_nan=False))
+    root = book_root() / "results" if folder is None else Path(folder)
+    path = root / scale() / f"{chapter}-{name}.json"
+    _paths(units, path)
     if os.environ.get("FLATLAB_RESULTS", "").strip() == "write":
-        return _run(path, chapter, name, function, units)
+        _run(path, chapter, name, function, units)
     if path.is_file():
         return _read(path, units)
     if scale() == "smoke":
-        return [{**unit, **function(**unit)} for unit in progress(units, name)]
+        found = [_dumps(function(**unit)) for unit in progress(units, name)]
+        return _rows(units, map(json.loads, found))
     raise FileNotFoundError(
         f"there is no {path}: `FLATLAB_SCALE={scale()} make results` runs it, or set "
         "FLATLAB_RESULTS=write in this notebook's environment"
     )
 
 
-def key(unit):
-    """Name of a unit: the same for the same values, in whichever order they come.
+def _run(path: Path, chapter: str, name: str, function, units: list[dict]) -> None:
+    parts = path.with_suffix(".units")
+    done = sweep(function, units, parts, jobs=1, retry=True, label=f"{chapter}: {name}")
+    if not done.complete:
+        raise RuntimeError(f"{chapter}: {name}\n{done.report()}")
+    about = {"chapter": chapter, "name": name, **provenance()}
+    about["processor_seconds"] = round(done.seconds, 1)
+    rows = [
+        {"unit": unit, "result": {k: v for k, v in row.items() if k not in unit}}
+        for unit, row in zip(units, done.rows, strict=True)
+    ]
+    lines = ",\n".join(map(_dumps, rows))  # a line for each row
+    write_text(path, f'{_dumps(about)[:-1]},\n"rows": [\n{lines}\n]}}')
+    shutil.rmtree(parts)
 
-    Args:
-        unit: a dict of JSON values.
 
-    Returns:
-        64 hexadecimal digits.
+def _read(path: Path, units: list[dict]) -> Rows:
+    content = json.loads(path.read_text("utf-8"))
+    results = {key(row["unit"]): row["result"] for row in content["rows"]}
+    missing = [unit for unit in units if key(unit) not in results]
+    if missing or len(results) > len(units):
+        raise ValueError(
+            f"{path} holds {len(results)} units, not the {len(units)} asked for"
+            + (f"; the first that is missing: {missing[0]}" if missing else "")
+            + "; `make results` runs them"
+        )
+    return _rows(units, [results[key(unit)] for unit in units])
 
-    Raises:
-        TypeError: if the unit holds something that JSON cannot.
-    """
+
+def _rows(units: list[dict], results: Iterable[dict]) -> Rows:
+    return Rows(
+        {**unit, **{k: _tensor(v) for k, v in result.items()}}
+        for unit, result in zip(units, results, strict=True)
+    )
+
+
+def _plain(value):
+    """The numbers of a tensor or an array, as JSON has them: None stands for NaN."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if not isinstance(value, np.ndarray | np.generic):
+        raise TypeError(f"JSON holds no {type(value).__name__}: {value}")
+    array = np.asarray(value)
+    if array.dtype.kind != "f":
+        return array.tolist()
+    # float32 has fewer digits than Python writes; as text it has its own
+    numbers = array.astype(str).astype(np.float64).astype(object)
+    numbers[np.isnan(array)] = None
+    return numbers.tolist()
+
+
+def _tensor(value):
+    """Lists of numbers as a tensor, and all else as it is."""
+    if isinstance(value, dict):
+        return {k: _tensor(v) for k, v in value.items()}
+    if not isinstance(value, list):
+        return value
+    try:
+        array = np.array(value)
+        array = array.astype(float) if array.dtype == object else array
+    except (TypeError, ValueError):  # lists of unequal length, or not of numbers
+        return value
+    return torch.from_numpy(array) if array.dtype.kind in "fib" else value
+
+
+def key(unit: dict) -> str:
+    """Name of a unit: the same for the same values, in whichever order they come."""
     text = json.dumps(unit, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def provenance():
-    """Say with what and on what a result is computed.
-
-    Returns:
-        A dict with the scale, the versions, the device and the number of threads.
-    """
+def provenance() -> dict:
+    """Say with what and on what a result is computed: all of it JSON values."""
     chosen = device()
     cuda = chosen.type == "cuda"
     return {
@@ -342,20 +316,26 @@ def provenance():
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
+        "commit": _commit(),
         "device": torch.cuda.get_device_name(chosen) if cuda else chosen.type,
         "threads": torch.get_num_threads(),
     }
 
 
-def book_root():
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, cwd=book_root(), capture_output=True, text=True)
+    except OSError:  # no git, or no book
+        return None
+    return done.stdout.strip() or None
+
+
+def book_root() -> Path:
     """Find the folder that holds the book which is being worked on.
 
-    Returns:
-        A ``Path``; the registry of claims is ``book/claims.toml`` in it, and what was
-        measured lies in its ``results``.
-
-    Raises:
-        FileNotFoundError: there is no registry in a clone here or above.
+    The registry of claims is ``book/claims.toml`` in it, and what was measured lies in
+    its ``results``.
     """
     here = Path.cwd()
     for root in (Path(__file__).parents[2], here, *here.parents):
@@ -368,19 +348,15 @@ def book_root():
     )
 
 
-def write_json(path, content):
-    """Write a file of JSON at once or not at all.
+def write_json(path: str | os.PathLike, content) -> Path:
+    """Write a file of JSON at once or not at all, and return its path."""
+    return write_text(path, _dumps(content, indent=1))
 
-    Args:
-        path: of the file; folders that are missing are made.
-        content: what JSON can hold, without NaN and infinities.
 
-    Returns:
-        The ``Path`` written.
-    """
+def write_text(path: str | os.PathLike, text: str) -> Path:
+    """Write a file at once or not at all; folders that are missing are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = _text(content)
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -393,35 +369,7 @@ def write_json(path, content):
     return path
 
 
-def _run(path, chapter, name, function, units):
-    parts = path.with_suffix(".units")
-    done = sweep(function, units, parts, jobs=1, retry=True, label=f"{chapter}: {name}")
-    if not done.complete:
-        raise RuntimeError(f"{chapter}: {name}\n{done.report()}")
-    rows = [
-        {"unit": unit, "result": {k: row[k] for k in row if k not in unit}}
-        for unit, row in zip(units, done.rows, strict=True)
-    ]
-    about = {"chapter": chapter, "name": name, **provenance()}
-    write_json(
-        path, {**about, "processor_seconds": round(done.seconds, 1), "rows": rows}
+def _dumps(content, indent: int | None = None) -> str:
+    return json.dumps(
+        content, indent=indent, default=_plain, ensure_ascii=False, allow_nan=False
     )
-    shutil.rmtree(parts)
-    return _read(path, units)
-
-
-def _read(path, units):
-    content = json.loads(path.read_text("utf-8"))
-    results = {key(row["unit"]): row["result"] for row in content["rows"]}
-    missing = [unit for unit in units if key(unit) not in results]
-    if missing or len(results) > len(units):
-        raise ValueError(
-            f"{path} holds {len(results)} units, not the {len(units)} asked for"
-            + (f"; the first that is missing: {missing[0]}" if missing else "")
-            + "; `make results` runs them"
-        )
-    return [{**unit, **results[key(unit)]} for unit in units]
-
-
-def _text(content):
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
