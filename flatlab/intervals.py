@@ -1,10 +1,10 @@
 """A mean over members, with the interval that says how far to trust it."""
 
+import math
 from dataclasses import dataclass
-from functools import cache
-from math import cos, pi, sin, sqrt, tan
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 
@@ -12,28 +12,39 @@ from torch import Tensor
 class Interval:
     """A mean with its Student-t interval.
 
-    Attributes:
-        mean: float, or array where there are further axes.
-        half_width: of the interval, of the shape of ``mean``; NaN for a single member.
-        n: number of members behind it.
+    As text it is ``62.1 ± 0.4``: ``f"{interval:.1f}"`` says how both are written, and
+    ``f"{interval}"`` gives two digits of the half width.
     """
 
-    mean: float | np.ndarray
-    half_width: float | np.ndarray
-    n: int
+    mean: float | np.ndarray  # an array where there are further axes
+    half_width: float | np.ndarray  # of the shape of mean; NaN for a single member
+    n: int  # members behind it
 
     @property
-    def low(self):
+    def low(self) -> float | np.ndarray:
         """Lower end of the interval, of the shape of ``mean``."""
         return self.mean - self.half_width
 
     @property
-    def high(self):
+    def high(self) -> float | np.ndarray:
         """Upper end of the interval, of the shape of ``mean``."""
         return self.mean + self.half_width
 
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            known = self.half_width > 0  # neither 0 nor NaN
+            size = self.half_width if known else abs(self.mean) / 10 or 1
+            spec = f".{max(0, 1 - math.floor(math.log10(size)))}f"
+        mean = format(self.mean, spec)
+        if self.n == 1:
+            return mean
+        return f"{mean} ± {format(self.half_width, spec.lstrip('+'))}"
 
-def mean_interval(values, level=0.95):
+    def __str__(self) -> str:
+        return f"{self}" if np.ndim(self.mean) == 0 else repr(self)
+
+
+def mean_interval(values: Tensor | ArrayLike, level: float = 0.95) -> Interval:
     """Average over members with a Student-t interval.
 
     Args:
@@ -43,10 +54,6 @@ def mean_interval(values, level=0.95):
 
     Returns:
         An ``Interval`` over the leading axes.
-
-    Raises:
-        ValueError: there is no member, or a value is NaN or infinite; leave out
-            members that diverged, and say so.
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
@@ -64,35 +71,10 @@ def mean_interval(values, level=0.95):
     if n == 1:
         half = np.full_like(mean, np.nan)
     else:
-        half = _t_quantile(n - 1, level) * values.std(-1, ddof=1) / sqrt(n)
+        from scipy import special
+
+        t = special.stdtrit(n - 1, (1 + level) / 2)
+        half = t * values.std(-1, ddof=1) / math.sqrt(n)
     if mean.ndim == 0:
         mean, half = float(mean), float(half)
     return Interval(mean, half, n)
-
-
-@cache
-def _t_quantile(freedom, level):
-    """The t with P(|T| <= t) = level, for whole degrees of freedom.
-
-    With theta = atan(t / sqrt(freedom)) that probability is a finite sum (Abramowitz
-    and Stegun 26.7.3 and 26.7.4), so halving an interval finds t to rounding and SciPy
-    is not needed.
-    """
-    low, high = 0.0, pi / 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        if _t_probability(middle, freedom) < level:
-            low = middle
-        else:
-            high = middle
-    return tan((low + high) / 2) * sqrt(freedom)
-
-
-def _t_probability(theta, freedom):
-    s, c = sin(theta), cos(theta)
-    odd = freedom % 2
-    term, total = (c, 0.0) if odd else (1.0, 0.0)
-    for j in range(2 + odd, freedom + 1, 2):
-        total += term
-        term *= c * c * (j - 1) / j
-    return 2 / pi * (theta + s * total) if odd else s * total

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from flatlab.intervals import mean_interval
+from flatlab.intervals import Interval, mean_interval
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 9, 30, 64, 301])
@@ -36,3 +36,27 @@ def test_one_member_has_no_interval():
 def test_values_that_cannot_be_averaged_are_refused(values, says):
     with pytest.raises(ValueError, match=says):
         mean_interval(values)
+
+
+@pytest.mark.parametrize(
+    ("interval", "spec", "text"),
+    [
+        (Interval(62.123, 0.416, 8), ".1f", "62.1 ± 0.4"),
+        (Interval(1.234, 0.5, 8), "+.1f", "+1.2 ± 0.5"),
+        (Interval(0.5, 0.016, 8), ".0%", "50% ± 2%"),
+        (Interval(0.25, float("nan"), 1), ".2f", "0.25"),
+        (Interval(62.123, 0.416, 8), "", "62.12 ± 0.42"),
+        (Interval(1234.5, 123.4, 8), "", "1234 ± 123"),
+        (Interval(-0.00123456, 0.0000456, 8), "", "-0.001235 ± 0.000046"),
+        (Interval(2.5, 0.0, 8), "", "2.50 ± 0.00"),
+        (Interval(0.0, 0.0, 8), "", "0.0 ± 0.0"),
+        (Interval(0.25, float("nan"), 1), "", "0.250"),
+    ],
+)
+def test_an_interval_writes_itself(interval, spec, text):
+    assert format(interval, spec) == text
+    assert spec or str(interval) == text
+
+
+def test_an_array_of_intervals_has_a_text():
+    assert "half_width" in str(mean_interval([[1.0, 2.0], [3.0, 4.0]]))

@@ -5,10 +5,19 @@ alone: the line style and the marker change with it. Backgrounds are opaque, so 
 figures can be read on a dark page.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 from torch import Tensor
 
-from flatlab.intervals import mean_interval
+from flatlab.intervals import Interval, mean_interval
+
+if TYPE_CHECKING:  # matplotlib is imported where it draws
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, without the yellow that is too faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
@@ -39,26 +48,17 @@ STYLE = {
 }
 
 
-def use():
-    """Draw all figures from now on in the book's style.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+def use() -> None:
+    """Draw all figures from now on in the book's style."""
     import matplotlib
 
     matplotlib.rcParams.update(STYLE)
 
 
-def look(i):
-    """Give the i-th curve its colour, line style and marker.
+def look(i: int) -> dict:
+    """Colour, line style and marker of the i-th curve, as arguments of ``Axes.plot``.
 
-    Args:
-        i: position of the curve, 0, 1, ...; after seven the colours start again with
-            other markers.
-
-    Returns:
-        A dict of arguments for ``Axes.plot``.
+    After seven the colours start again with other markers.
     """
     return {
         "color": COLOURS[i % len(COLOURS)],
@@ -67,22 +67,19 @@ def look(i):
     }
 
 
-def mean_band(ax, x, y, label="", i=0, **options):
+def mean_band(ax: Axes, x, y, label: str = "", i: int = 0, **options) -> Interval:
     """Draw a mean over members with its 95 % interval as a band.
 
     Args:
         ax: matplotlib axes.
-        x: shape (records,).
-        y: shape (records, members).
+        x: (records,).
+        y: (records, members).
         label: for the legend; the number of members is put behind it.
         i: position of the curve, which decides its look.
         options: of ``Axes.plot``.
 
     Returns:
         The ``Interval``, ``mean`` and ``half_width`` of shape (records,).
-
-    Raises:
-        ValueError: shapes do not fit, or a value is NaN or infinite.
     """
     x, y = _array(x), _array(y)
     if x.ndim != 1 or y.ndim != 2 or len(x) != len(y):
@@ -101,20 +98,36 @@ def mean_band(ax, x, y, label="", i=0, **options):
     return found
 
 
-def interval_dots(ax, groups, format=None):
+def baseline(ax: Axes, values, label: str = "", colour: str = "#555555") -> Interval:
+    """Draw what curves are compared with: a mean (members,) across, with its band."""
+    found = mean_interval(_array(values))
+    ax.axhline(found.mean, color=colour, ls="--", label=_counted(label, found.n))
+    if found.n > 1:
+        ax.axhspan(found.low, found.high, color=colour, alpha=0.2, lw=0)
+    return found
+
+
+def interval_points(
+    ax: Axes, x, y, label: str = "", i: int = 0, **options
+) -> tuple[Interval, Interval]:
+    """Draw points whose 95 % intervals go both ways: x and y are (points, members)."""
+    a, b = mean_interval(_array(x)), mean_interval(_array(y))
+    halves = (v.half_width if v.n > 1 else None for v in (b, a))
+    style = {**look(i), "linestyle": "none", "capsize": 3, **options}
+    ax.errorbar(a.mean, b.mean, *halves, label=_counted(label, b.n), **style)
+    return a, b
+
+
+def interval_dots(
+    ax: Axes, groups: Mapping, format: str | None = None
+) -> dict[str, Interval]:
     """Draw one mean with its 95 % interval per group, over the members as small dots.
 
     Args:
         ax: matplotlib axes.
-        groups: dict from label to values of shape (members,).
+        groups: from label to values of shape (members,).
         format: if given, means are written beside their dots, as Python's ``format``
             takes it.
-
-    Returns:
-        A dict from label to ``Interval``.
-
-    Raises:
-        ValueError: there is no group, or a value is NaN or infinite.
     """
     if not groups:
         raise ValueError("there is no group to draw")
@@ -123,36 +136,26 @@ def interval_dots(ax, groups, format=None):
         values = np.atleast_1d(_array(values))
         found[label] = here = mean_interval(values)
         style = look(row)
+        colour = style["color"]
         # spread by position, not at random: the figure is the same every time
         spread = row + 0.18 + 0.12 * (np.arange(here.n) % 2)
-        ax.plot(values, spread, ".", color=style["color"], alpha=0.5, ms=5)
+        ax.plot(values, spread, ".", color=colour, alpha=0.5, ms=5)
         half = here.half_width if here.n > 1 else None
-        ax.errorbar(
-            here.mean,
-            row,
-            xerr=half,
-            fmt=style["marker"],
-            color=style["color"],
-            capsize=4,
-            ms=7,
-        )
+        drawn = dict(fmt=style["marker"], color=colour, capsize=4, ms=7)
+        ax.errorbar(here.mean, row, xerr=half, **drawn)
         if format is not None:
-            ax.annotate(
-                f"{here.mean:{format}}",
-                (here.mean, row),
-                xytext=(0, 7),
-                textcoords="offset points",
-                ha="center",
-                fontsize=11,
-            )
-    ax.set_yticks(
-        range(len(groups)), [_counted(name, found[name].n) for name in groups]
-    )
+            above = dict(xytext=(0, 7), textcoords="offset points", ha="center")
+            text = f"{here.mean:{format}}"
+            ax.annotate(text, (here.mean, row), fontsize=11, **above)
+    labels = [_counted(name, found[name].n) for name in groups]
+    ax.set_yticks(range(len(groups)), labels)
     ax.set_ylim(len(groups) - 0.4, -0.75)
     return found
 
 
-def paired_differences(ax, groups, baseline, format=None):
+def paired_differences(
+    ax: Axes, groups: Mapping, baseline, format: str | None = None
+) -> dict[str, Interval]:
     """Draw by how much each group differs from a baseline, member by member.
 
     A pair shares its seed, so what varies between seeds alone cancels, and the interval
@@ -160,16 +163,9 @@ def paired_differences(ax, groups, baseline, format=None):
 
     Args:
         ax: matplotlib axes.
-        groups: dict from label to values of shape (members,), same seeds in the same
-            order.
+        groups: from label to values of shape (members,), same seeds in the same order.
         baseline: values of shape (members,).
         format: as for ``interval_dots``.
-
-    Returns:
-        A dict from label to the ``Interval`` of group minus baseline.
-
-    Raises:
-        ValueError: a group has another number of members than the baseline.
     """
     base = np.atleast_1d(_array(baseline))
     differences = {}
@@ -185,11 +181,21 @@ def paired_differences(ax, groups, baseline, format=None):
     return interval_dots(ax, differences, format)
 
 
-def _array(values):
+def legend(fig: Figure, columns: int = 2, place: str = "lower", **options) -> None:
+    """Put a legend below a figure, or with ``place="upper"`` above; each name once."""
+    named = {}
+    for ax in fig.axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            named.setdefault(name, handle)
+    where = f"outside {place} center"
+    fig.legend(named.values(), named.keys(), loc=where, ncols=columns, **options)
+
+
+def _array(values) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
     return np.asarray(values, dtype=np.float64)
 
 
-def _counted(label, n):
+def _counted(label: str, n: int) -> str:
     return f"{label} (n = {n})".strip()
