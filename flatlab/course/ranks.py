@@ -21,55 +21,35 @@ FEWEST_PAIRS = 10
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """A correlation with its bootstrap interval.
+    """A correlation with its bootstrap interval."""
 
-    Attributes:
-        value: between -1 and 1.
-        low: lower end of the interval.
-        high: upper end.
-        standard_error: standard deviation over the draws.
-        p_value: of the hypothesis that there is none, two-sided, by the normal law.
-        n: number of networks.
-    """
-
-    value: float
+    value: float  # between -1 and 1
     low: float
     high: float
-    standard_error: float
-    p_value: float
-    n: int
+    standard_error: float  # standard deviation over the draws
+    p_value: float  # that there is none, two-sided, by the normal law
+    n: int  # networks
 
 
 @dataclass(frozen=True)
 class Granulated:
-    """Rank correlation along one setting at a time, all others held fixed.
+    """Rank correlation along one setting at a time, all others held fixed."""
 
-    Attributes:
-        value: mean over the axes, between -1 and 1.
-        half_width: of an interval for ``value``: the mean of those of the axes, which
-            is too wide rather than too narrow, as the axes share their networks.
-        axes: name of every axis to its ``Interval`` over groups of networks that
-            differ in that axis alone.
-    """
-
-    value: float
+    value: float  # mean over the axes, between -1 and 1
+    # of an interval for the value: the mean of those of the axes, which is too wide
+    # rather than too narrow, as the axes share their networks
     half_width: float
-    axes: dict[str, Interval]
+    axes: dict[str, Interval]  # of every axis, over groups that differ in it alone
 
 
 @dataclass(frozen=True)
 class SignErrors:
-    """How often a measure gets the direction of an intervention wrong.
+    """How often a measure gets the direction of an intervention wrong."""
 
-    Attributes:
-        environments: (axis, from, to): one setting changed, all others held fixed.
-        errors: (environments,) share of the pairs ordered wrongly, a tie counting half.
-        pairs: (environments,) number of pairs behind each.
-    """
-
+    # (axis, from, to): one setting changed, all others held fixed
     environments: tuple[tuple[str, object, object], ...]
-    errors: np.ndarray
-    pairs: np.ndarray
+    errors: np.ndarray  # (environments,) share of pairs ordered wrongly, ties half
+    pairs: np.ndarray  # (environments,) number of pairs behind each
 
     @property
     def mean(self) -> float:
@@ -134,13 +114,7 @@ def _interval(value: float, draws: np.ndarray, level: float, n: int) -> RankCorr
 
 
 def kendall(
-    x,
-    y,
-    *,
-    clusters=None,
-    samples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
+    x, y, *, clusters=None, samples: int = 200, level: float = 0.95, seed: int = 0
 ) -> RankCorrelation:
     """Kendall's τ, corrected for ties (τ_b), with a bootstrap interval.
 
@@ -156,13 +130,6 @@ def kendall(
         samples: bootstrap samples.
         level: of the interval.
         seed: of the draws.
-
-    Returns:
-        A ``RankCorrelation``.
-
-    Raises:
-        ValueError: if shapes do not fit, a value is not finite, or all values of x or
-            of y are equal.
     """
     x, y = _column("x", x), _column("y", y, len(x))
     sx, sy = _signs(x), _signs(y)
@@ -192,9 +159,6 @@ def pairs_along(
     Returns:
         First and second networks, with the smaller value of the setting first, and the
         group that each pair belongs to, all (pairs,) whole numbers.
-
-    Raises:
-        ValueError: if there is no such setting.
     """
     if axis not in settings:
         raise ValueError(f"axis is {axis!r}, expected one of {list(settings)}")
@@ -235,13 +199,6 @@ def granulated(
         settings: name to (n,) values. Settings in which no two networks differ alone
             have no axis.
         level: of the intervals over groups.
-
-    Returns:
-        A ``Granulated``.
-
-    Raises:
-        ValueError: if shapes do not fit, a value is not finite, or no two networks
-            differ in one setting alone.
     """
     x, y = _column("x", x), _column("y", y, len(x))
     axes = {}
@@ -283,9 +240,6 @@ def conditional_independence(
 
     Returns:
         The score, and the S where it is attained.
-
-    Raises:
-        ValueError: if shapes do not fit or a value is not finite.
     """
     x, y = _column("x", x), _column("y", y, len(x))
     sx, sy = _signs(x), _signs(y)
@@ -338,13 +292,6 @@ def sign_errors(
         y: (n,) outcome.
         settings: name to (n,) values.
         resolution: difference of y below which its sign is not known.
-
-    Returns:
-        A ``SignErrors`` of all environments of at least ten pairs.
-
-    Raises:
-        ValueError: if shapes do not fit, a value is not finite, or no environment has
-            enough pairs.
     """
     x, y = _column("x", x), _column("y", y, len(x))
     found = []
@@ -392,13 +339,6 @@ def partial_correlation(
         samples: bootstrap samples; scores are not computed anew for each.
         level: of the interval.
         seed: of the draws.
-
-    Returns:
-        A ``RankCorrelation``.
-
-    Raises:
-        ValueError: if shapes do not fit, a value is not finite, or x or y is among
-            ``given``.
     """
     x = _column("x", x)
     others = [_column("a variable of given", v, len(x)) for v in given]
@@ -442,9 +382,6 @@ def holm(p_values) -> np.ndarray:
 
     Returns:
         (hypotheses,) adjusted p-values, at least the given ones and at most 1.
-
-    Raises:
-        ValueError: if a value is not in [0, 1].
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():

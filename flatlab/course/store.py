@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ import torch
 from flatlab import __version__
 from flatlab.environment import device, scale
 from flatlab.progress import progress
+
+# Workers that a unit may lose before it is given up. Below Dask's own limit
+# (``allowed-failures``, 3): joblib waits for ever on a task that Dask has given up.
+MOST_DEATHS = 3
 
 
 class Rows(list):
@@ -118,13 +123,13 @@ def sweep(
     if retry:
         for path in paths:
             _failure(path).unlink(missing_ok=True)
-    before = sum(path.exists() for path in paths)
+    before, run = sum(path.exists() for path in paths), uuid.uuid4().hex
     waiting = [(u, p) for u, p in zip(units, paths, strict=True) if not _finished(p)]
     streams = joblib.parallel.get_active_backend()[0].supports_return_generator
     how = "generator_unordered" if streams else "list"
     parallel = joblib.Parallel(n_jobs=jobs, batch_size=1, return_as=how)
     with progress(len(waiting), label) as bar:
-        for _ in parallel(joblib.delayed(_compute)(function, *w) for w in waiting):
+        for _ in parallel(joblib.delayed(_compute)(function, *w, run) for w in waiting):
             bar.update(1)
     return _gather(paths, units, before)
 
@@ -159,11 +164,11 @@ def _gather(paths: list[Path], units: list[dict], before: int) -> Sweep:
     return Sweep(rows, failed, missing, len(rows) - before, seconds)
 
 
-def _compute(function: Callable[..., dict], unit: dict, path: Path) -> None:
+def _compute(function: Callable[..., dict], unit: dict, path: Path, run: str) -> None:
     """Compute one unit, unless it is done or another process has it."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path.with_suffix(".lock"))
+    lock, begun = FileLock(path.with_suffix(".lock")), path.with_suffix(".begun")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -171,8 +176,12 @@ def _compute(function: Callable[..., dict], unit: dict, path: Path) -> None:
     try:
         if _finished(path):
             return
+        with open(begun, "a", encoding="utf-8") as file:
+            file.write(f"{run}\n")
         started = time.process_time()
         try:
+            if begun.read_text("utf-8").count(run) > MOST_DEATHS:
+                raise RuntimeError(f"it killed its worker {MOST_DEATHS} times")
             result = function(**unit)
             if both := sorted(unit.keys() & result.keys()):
                 raise ValueError(f"unit and result both have {both}: rename one")
@@ -181,6 +190,7 @@ def _compute(function: Callable[..., dict], unit: dict, path: Path) -> None:
         except (Exception, SystemExit) as problem:
             error = f"{type(problem).__name__}: {problem}\n{traceback.format_exc()}"
             write_json(_failure(path), {"unit": unit, "error": error})
+        begun.unlink()
     finally:
         lock.release()
         if _finished(path):  # else a lock taken meanwhile would be on no file

@@ -1,8 +1,8 @@
 """The study: many networks, every measure, every outcome, one command.
 
 ``make study`` trains a grid of settings on MNIST-1D, each network to the same training
-loss, measures each, and keeps one row per network in
-``results/<scale>/study.csv`` with where it comes from beside it in ``study.json``.
+loss, measures each, and keeps one row per network in ``results/<scale>/study.csv`` with
+where it comes from beside it in ``study.json``.
 """
 
 import argparse
@@ -11,11 +11,7 @@ import csv
 import hashlib
 import json
 import math
-import os
 import random
-import sys
-import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,29 +54,21 @@ from flatlab.training import train
 
 # Raised by hand when a change of the code changes what a unit gives.
 VERSION = 1
-# Settings of a network; a unit holds lists of those that can be trained together.
-AXES = (
-    "n", "corruption", "width", "depth", "dropout", "batch_size", "optimizer", "rate",
-    "momentum", "weight_decay", "seed",
-)  # fmt: skip
+# Settings of a network. A unit holds lists of those that can be trained together.
+APART = ("n", "corruption", "width", "depth", "dropout", "batch_size", "optimizer")
 TOGETHER = ("rate", "momentum", "weight_decay")
+AXES = (*APART, *TOGETHER, "seed")
 # Neighbourhoods of the optimizers' names, as functions of the radius.
 OPTIMIZERS = {"sam": ball, "asam": adaptive_ball}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that may tell how well a network generalizes.
+    """A number that may tell how well a network generalizes."""
 
-    Attributes:
-        label: as figures show it.
-        family: what kind of measure it is.
-        sign: 1 where larger should mean worse, -1 where it should mean better.
-    """
-
-    label: str
+    label: str  # as figures show it
     family: str
-    sign: int = 1
+    sign: int = 1  # 1 where larger should mean worse, -1 where it should mean better
 
 
 MEASURES = {
@@ -129,7 +117,6 @@ ATTACKED = 500
 ATTACK_RADIUS = 0.2
 SHIFT = 2.0
 SIGMA, RELATIVE_SIGMA = 0.02, 0.1
-PRICE = 0.05  # of a core for an hour, in US dollars: an assumption, said to be one
 
 
 # ------------------------------------------------------------------------- the grid
@@ -142,11 +129,8 @@ def units(at: str | None = None) -> list[dict]:
     weight decay) are lists and every combination of them is a member. The order is
     shuffled, so that the first rows are a fair sample of all.
 
-    Args:
-        at: the scale; by default the current one. ``smoke`` is a few short networks.
-
-    Returns:
-        Dicts of keyword arguments for ``networks``.
+    Returns dicts of keyword arguments for ``networks``; ``at`` is the scale, by default
+    the current one, and ``smoke`` is a few short networks.
     """
     at = at or scale()
     small = at == "smoke"
@@ -185,11 +169,7 @@ def units(at: str | None = None) -> list[dict]:
 
 
 def short_units() -> list[dict]:
-    """Five single networks, two epochs each: what a test computes again.
-
-    Returns:
-        Dicts of keyword arguments for ``networks``, from all over the laptop's grid.
-    """
+    """Five single networks, two epochs each: what a test computes again."""
     return [
         {
             **unit,
@@ -256,16 +236,14 @@ def networks(
         seed: block of seeds, each of one start and of all that is random in training.
         epochs: the most that are trained.
         stop_loss: cross-entropy in nats below which training stops.
-        version: of this function; not used but for telling rows apart.
+        version: not used but for telling rows apart.
 
     Returns:
         ``{"networks": rows}``, one dict per combination of the three lists: its
         settings, ``fitted`` (whether it reached ``stop_loss``), ``epochs`` trained, the
         measures and the outcomes; None for what is not finite.
-
-    Raises:
-        ValueError: if a setting is out of range or the optimizer unknown.
     """
+    apart = (n, corruption, width, depth, dropout, batch_size, optimizer)
     with _one_thread():
         data = mnist1d(seed=0).subset(n)
         if corruption:
@@ -303,10 +281,7 @@ def networks(
             w = run.w[whole]
             start = net.init(seeds, device=w.device)[whole]
             found |= measure(net, data, w, start) | judge(net, data, w)
-        common = {
-            "n": n, "corruption": corruption, "width": width, "depth": depth,
-            "dropout": dropout, "batch_size": batch_size, "optimizer": optimizer,
-        }  # fmt: skip
+        common = dict(zip(APART, apart, strict=True))
         rows = [
             {**common, **dict(zip(TOGETHER, values, strict=True)), "seed": seed}
             for values in members
@@ -424,17 +399,11 @@ def _margin(loss: Loss, w: Tensor) -> Tensor:
 def judge(net: Network, data: Dataset, w: Tensor) -> dict[str, Tensor]:
     """How well networks do on examples that they have not seen.
 
-    Args:
-        net: the network.
-        data: the data set.
-        w: (members, k) weights.
-
-    Returns:
-        (members,) values for every name in ``MEASURED_OUTCOMES``: the error on the test
-        split; how much larger it is than that on the train split, for errors and for
-        cross-entropy; the error where a ramp from -2 to 2 standard deviations, up for
-        one example and down for the next, is added to every signal; and the error of
-        the first 500 under an attack of ten steps and Euclidean norm 0.2.
+    Returns (members,) values for every name in ``MEASURED_OUTCOMES``: the error on the
+    test split; how much larger it is than that on the train split, for errors and for
+    cross-entropy; the error where a ramp from -2 to 2 standard deviations, up for one
+    example and down for the next, is added to every signal; and the error of the first
+    500 under an attack of ten steps and Euclidean norm 0.2.
     """
     train_loss, test_loss = Loss(net, data.train), Loss(net, data.test)
     x, y = data.test.x, data.test.y
@@ -458,14 +427,10 @@ def judge(net: Network, data: Dataset, w: Tensor) -> dict[str, Tensor]:
 def table(rows: list[dict]) -> dict[str, np.ndarray]:
     """One column per setting, measure and outcome, one row per network.
 
-    Args:
-        rows: one dict per network, as ``networks`` gives them.
-
-    Returns:
-        Name to (networks,): floats, NaN where a network has no value, but for
-        ``optimizer`` (text) and ``fitted`` (bool). ``noise_cost`` is how much larger
-        the test error of the same settings is with corrupted labels (the mean over
-        seeds), for networks with clean ones whose counterpart also fitted its data.
+    Floats, NaN where a network has no value, but for ``optimizer`` (text) and
+    ``fitted`` (bool). ``noise_cost`` is how much larger the test error of the same
+    settings is with corrupted labels (the mean over seeds), for networks with clean
+    ones whose counterpart also fitted its data.
     """
     columns = {"optimizer": np.array([row["optimizer"] for row in rows])}
     numbers = [a for a in AXES if a != "optimizer"]
@@ -488,19 +453,8 @@ def table(rows: list[dict]) -> dict[str, np.ndarray]:
 
 
 def read(at: str | None = None, path: str | Path | None = None) -> dict:
-    """Read the stored study.
-
-    Args:
-        at: the scale; by default the current one.
-        path: of the file; by default ``results/<scale>/study.csv`` beside the book.
-
-    Returns:
-        A table, as ``table`` gives it.
-
-    Raises:
-        FileNotFoundError: nothing is stored at this scale.
-    """
-    path = Path(path or book_root() / "results" / (at or scale()) / "study.csv")
+    """Read the stored study of a scale, as ``table`` gives it."""
+    path = Path(path or _folder(at or scale()) / "study.csv")
     with open(path, newline="", encoding="utf-8") as file:
         return table([_parsed(row) for row in csv.DictReader(file)])
 
@@ -508,18 +462,16 @@ def read(at: str | None = None, path: str | Path | None = None) -> dict:
 def about(at: str | None = None) -> dict:
     """Read where the stored study comes from.
 
-    Args:
-        at: the scale; by default the current one.
-
-    Returns:
-        The content of ``results/<scale>/study.json``: versions, device, processor
-        time, checksum, and the rows of ``short_units`` under ``short``.
-
-    Raises:
-        FileNotFoundError: nothing is stored at this scale.
+    Versions, device, processor time, checksum, and the rows of ``short_units`` under
+    ``short``.
     """
-    path = book_root() / "results" / (at or scale()) / "study.json"
+    path = _folder(at or scale()) / "study.json"
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _folder(at: str) -> Path:
+    """Where the study is kept; the smallest one only tries the code."""
+    return book_root() / ("_build/results" if at == "smoke" else "results") / at
 
 
 def _parsed(row: dict[str, str]) -> dict:
@@ -527,19 +479,15 @@ def _parsed(row: dict[str, str]) -> dict:
     return {**values, "optimizer": row["optimizer"]}
 
 
-def write(done: Sweep, short: Sweep, at: str, folder: str | Path | None = None) -> Path:
-    """Keep the rows of a finished study, and where they come from.
+def write(done: Sweep, short: Sweep, at: str) -> Path:
+    """Keep the rows of a finished study and where they come from: path of the table.
 
     Args:
         done: the sweep over ``units(at)``.
         short: the sweep over ``short_units()``.
         at: the scale.
-        folder: that holds the results of all scales; by default that of the book.
-
-    Returns:
-        The ``Path`` of the table; ``study.json`` is beside it.
     """
-    folder = Path(folder or book_root() / "results") / at
+    folder = _folder(at)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [row for unit in done.rows for row in unit["networks"]]
     columns = [*AXES, "fitted", "epochs", *MEASURES, *MEASURED_OUTCOMES]
@@ -567,112 +515,34 @@ def write(done: Sweep, short: Sweep, at: str, folder: str | Path | None = None) 
             "short": [row for unit in short.rows for row in unit["networks"]],
         },
     )
-    _write_costs(folder)
     return path
-
-
-def throughput(workers: Sequence[int] = (1, 2), repeats: int = 3) -> dict:
-    """Measure how many networks per minute one and several processes train.
-
-    The units are those of the study, cut to a few epochs; what a process needs to
-    start is paid before the clock starts. Meant for a machine that does nothing else.
-
-    Args:
-        workers: numbers of processes.
-        repeats: rounds, in which the numbers take turns.
-
-    Returns:
-        The provenance, and under ``networks_per_minute`` one list of rates per number.
-    """
-    units_ = [{**unit, "epochs": 10} for unit in units("laptop")[:8]]
-    count = sum(math.prod(len(u[name]) for name in TOGETHER) for u in units_)
-    rates = {str(n): [] for n in workers}
-    for _ in range(repeats):
-        for n in workers:
-            with tempfile.TemporaryDirectory() as folder:
-                starters = [{**unit, "epochs": 1} for unit in units_[:n]]
-                sweep(networks, starters, folder, jobs=n)
-                began = time.perf_counter()
-                sweep(networks, units_, folder, jobs=n)
-                minutes = (time.perf_counter() - began) / 60
-                rates[str(n)].append(round(count / minutes, 1))
-    return {**provenance(), "processors": os.cpu_count(), "networks_per_minute": rates}
-
-
-def _write_costs(folder: Path) -> None:
-    """Write what the study cost as a table that the book includes."""
-    about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    seconds = about["processor_seconds"] / about["networks"]
-    hours = 10_000 * seconds / 3600
-    lines = [
-        "| what | how much | known from |",
-        "|---|---|---|",
-        f"| processor time per network | {seconds:.2f} s | measured, "
-        f"{about['networks']} networks |",
-        f"| 10,000 networks, one core | {_duration(hours)} | measured rate |",
-    ]
-    path = folder / "study-throughput.json"
-    share = 1.0  # of a process alone, that a process beside others works
-    if path.exists():
-        timed = json.loads(path.read_text(encoding="utf-8"))["networks_per_minute"]
-        one, two = (float(np.median(timed[n])) for n in ("1", "2"))
-        share = two / one / 2
-        lines.append(
-            f"| two processes against one | {two / one:.2f} times as fast | measured, "
-            f"median of {len(timed['1'])} |"
-        )
-    for cores in (2, 16, 64):
-        lines.append(
-            f"| 10,000 networks, {cores} cores | {_duration(hours / cores / share)} "
-            "| projected |"
-        )
-    lines.append(
-        f"| at {PRICE:.2f} USD per core and hour | {PRICE * hours / share:.2f} USD | "
-        "projected, price assumed |"
-    )
-    path = folder / "study-cost.txt"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study of the current scale, or go on with it.
 
-    Args:
-        arguments: of the command line; ``--help`` lists them.
-
-    Returns:
-        0 if every unit has its row, 1 if some failed or are with another process.
+    Returns 0 if every unit has its row, 1 if some failed or are with another process.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m flatlab.course.study", description=__doc__
+        prog="python -m flatlab.course.study",
+        description="Train and measure the networks of the study, or go on with it. "
+        "The environment variable FLATLAB_SCALE says which: smoke, laptop or gpu.",
     )
     parser.add_argument("--jobs", type=int, default=None, help="processes")
-    parser.add_argument("--backend", help="of joblib, such as dask or ray")
     parser.add_argument("--scheduler", help="address of a Dask scheduler")
     parser.add_argument("--store", help="folder for the units' files")
     parser.add_argument("--retry", action="store_true", help="units that failed, too")
     parser.add_argument("--collect", action="store_true", help="compute nothing more")
-    parser.add_argument(
-        "--throughput", action="store_true", help="only time one and two workers"
-    )
     given = parser.parse_args(arguments)
     at = scale()
+    print(f"the study at the scale {at}, which FLATLAB_SCALE chooses")
     store = Path(given.store or book_root() / "_build" / "study" / at)
-    mnist1d(seed=0)  # drawn once, before many processes ask for it
-    if given.throughput:
-        folder = book_root() / "results" / at
-        write_json(folder / "study-throughput.json", throughput())
-        _write_costs(folder)
-        return 0
-    with _backend(given.backend, given.scheduler):
+    if given.collect:
+        done = collect(units(at), store)
+    else:
+        mnist1d(seed=0)  # drawn once, before many processes ask for it
         options = {"jobs": given.jobs, "retry": given.retry, "label": f"study, {at}"}
-        if given.collect:
-            done = collect(units(at), store)
-        else:
+        with _dask(given.scheduler):
             done = sweep(networks, units(at), store, **options)
     print(done.report())
     if done.rows:
@@ -682,31 +552,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _backend(name: str | None, scheduler: str | None):
-    """Joblib's backend while the block runs, with a client where it is Dask."""
-    if name is None and scheduler is None:
+def _dask(scheduler: str | None):
+    """Joblib's work goes to a scheduler while the block runs, if there is one."""
+    if scheduler is None:
         yield
         return
+    from distributed import Client
     from joblib import parallel_config
 
-    if scheduler is not None or name == "dask":
-        from distributed import Client
-
-        with Client(scheduler), parallel_config("dask"):
-            yield
-    elif name == "ray":
-        from ray.util.joblib import register_ray
-
-        register_ray()
-        with parallel_config("ray"):
-            yield
-    else:
-        with parallel_config(name):
-            yield
+    with Client(scheduler), parallel_config("dask"):
+        yield
 
 
 if __name__ == "__main__":
     # under the module's own name, so that workers find its functions
     from flatlab.course.study import main as run
 
-    sys.exit(run())
+    raise SystemExit(run())

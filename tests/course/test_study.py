@@ -208,13 +208,14 @@ def test_one_command_runs_writes_and_goes_on(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(study, "short_units", lambda: [unit])
     monkeypatch.setattr(study, "book_root", lambda: tmp_path)
     assert study.main(["--collect"]) == 1  # nothing is there
+    assert "at the scale smoke, which FLATLAB_SCALE chooses" in capsys.readouterr().out
     assert study.main([]) == 0
     assert "2 units are done, 2 of them since this began" in capsys.readouterr().out
     assert study.main([]) == 0
     assert "2 units are done, 0 of them since this began" in capsys.readouterr().out
     assert study.main(["--collect"]) == 0
 
-    folder = tmp_path / "results" / "smoke"
+    folder = tmp_path / "_build" / "results" / "smoke"
     found = study.read(path=folder / "study.csv")
     rows = [r for u in (unit, {**unit, "seed": 1}) for r in networks_of(u)]
     expected = study.table(rows)
@@ -224,39 +225,7 @@ def test_one_command_runs_writes_and_goes_on(monkeypatch, tmp_path, capsys):
     about = json.loads((folder / "study.json").read_text())
     assert about["networks"] == 4 and about["fitted"] == 0 and about["threads"] == 1
     assert about["short"] == networks_of(unit)
-
-
-def test_costs_tell_what_was_measured_from_what_is_projected(tmp_path):
-    about = {"processor_seconds": 1440, "networks": 1000}
-    (tmp_path / "study.json").write_text(json.dumps(about))
-    study._write_costs(tmp_path)
-    text = (tmp_path / "study-cost.txt").read_text()
-    assert "| 1.44 s | measured, 1000 networks |" in text
-    assert "10,000 networks, 2 cores | 2.0 h | projected" in text  # 1.44e4 s / 2
-    assert "two processes" not in text
-    rates = {"networks_per_minute": {"1": [50, 10, 40], "2": [60, 30, 99]}}
-    (tmp_path / "study-throughput.json").write_text(json.dumps(rates))
-    study._write_costs(tmp_path)
-    text = (tmp_path / "study-cost.txt").read_text()
-    assert "1.50 times as fast | measured, median of 3" in text
-    assert "10,000 networks, 16 cores | 20 min | projected" in text  # 4 h / 12
-    assert "0.27 USD" in text  # 0.05 for 4 h / 0.75
-
-
-def test_throughput_counts_networks(monkeypatch):
-    monkeypatch.setattr(study, "units", lambda at: [TINY, {**TINY, "seed": 1}])
-    calls = []
-
-    def count(function, units, store, jobs):
-        calls.append((sum(members(u) for u in units), jobs, units[0]["epochs"]))
-
-    clock = iter(range(0, 1000, 6))
-    monkeypatch.setattr(study, "sweep", count)
-    monkeypatch.setattr(study.time, "perf_counter", lambda: float(next(clock)))
-    found = study.throughput(workers=(1, 2), repeats=2)
-    # four networks in a tenth of a minute; the start is not on the clock
-    assert found["networks_per_minute"] == {"1": [40.0, 40.0], "2": [40.0, 40.0]}
-    assert calls[:4] == [(2, 1, 1), (4, 1, 10), (4, 2, 1), (4, 2, 10)]
+    assert not (tmp_path / "results").exists()  # the smallest scale only tries the code
 
 
 def networks_of(unit):
@@ -272,7 +241,9 @@ def test_a_failed_unit_is_told_and_the_command_says_so(monkeypatch, tmp_path, ca
     assert study.main([]) == 1
     out = capsys.readouterr().out
     assert "ValueError: optimizer is 'adam'" in out and "1 units are done" in out
-    about = json.loads((tmp_path / "results" / "smoke" / "study.json").read_text())
+    about = json.loads(
+        (tmp_path / "_build" / "results" / "smoke" / "study.json").read_text()
+    )
     assert about["networks"] == 2 and len(about["failed"]) == 1
 
 
