@@ -20,6 +20,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -315,30 +316,34 @@ def key(unit: dict) -> str:
 
 
 def provenance() -> dict:
-    """Say with what and on what a result is computed: all of it JSON values."""
+    """Say when, with what and on what a result is computed: all of it JSON values."""
     chosen = device()
     cuda = chosen.type == "cuda"
     return {
         "scale": scale(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
         "versions": {
             "flatlab": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "commit": _commit(),
         "device": torch.cuda.get_device_name(chosen) if cuda else chosen.type,
         "threads": torch.get_num_threads(),
     }
 
 
 def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit that is checked out, with ``+`` if code or book differ from it."""
     try:
-        done = subprocess.run(command, cwd=book_root(), capture_output=True, text=True)
-    except OSError:  # no git, or no book
-        return None
-    return done.stdout.strip() or None
+        call = {"cwd": book_root(), "capture_output": True, "text": True}
+        name = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **call)
+        changed = ["git", "diff", "--quiet", "HEAD", "--", "flatlab", "book"]
+        dirty = subprocess.run(changed, **call).returncode
+    except OSError:
+        return None  # no book, or no git
+    return None if name.returncode else name.stdout.strip() + "+" * bool(dirty)
 
 
 def book_root() -> Path:
@@ -348,7 +353,8 @@ def book_root() -> Path:
     its ``results``.
     """
     here = Path.cwd()
-    for root in (Path(__file__).parents[2], here, *here.parents):
+    # flatlab-book is where a notebook's first cell puts a clone, as on Colab
+    for root in (Path(__file__).parents[2], here, *here.parents, here / "flatlab-book"):
         if (root / "book" / "claims.toml").is_file():
             return root
     raise FileNotFoundError(
