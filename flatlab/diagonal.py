@@ -1,0 +1,345 @@
+"""The exact diagonal of the Hessian, for networks that are linear in each weight.
+
+With S Sᵀ the Hessian of the criterion in the logits f, the Hessian of the loss is the
+Gauss-Newton matrix Σ (Jᵀ S)(Jᵀ S)ᵀ / n plus Σ (∂L/∂f_c) ∇² f_c / n. In a piecewise
+linear network that uses every weight once, f is affine in each single weight, so the
+second term has no diagonal (off the kinks, that is almost everywhere). The first takes
+one backward pass for each column of S, and a formula for each kind of layer.
+
+That a network is of this kind is read off its trace by ``torch.fx``, node by node; a
+node that is not known to be piecewise linear is taken not to be. The trace is believed
+where it gives the network's own outputs and slopes on a few examples.
+"""
+
+import operator
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from flatlab.evaluation import own_labels
+from flatlab.loss import CHUNK_ELEMENTS, Loss, select
+from flatlab.network import Network, Parameters
+
+_CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d}
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_LAYERS = (nn.Linear, *_CONVOLUTIONS, *_NORMS)
+_TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+# modules, functions and methods that are piecewise linear in what they are given
+_MODULES = re.compile(
+    "ReLU6?|LeakyReLU|Hardtanh|Threshold|Identity|Flatten|Dropout|"
+    "(Adaptive)?(Max|Avg)Pool[12]d|(Constant|Zero)Pad[12]d"
+)
+_FUNCTIONS = re.compile(
+    "add_?|sub_?|neg|abs|relu6?|relu_|leaky_relu|hardtanh|threshold|cat|mean|sum|pad|"
+    "(adaptive_)?(max|avg)_pool[12]d|flatten|reshape|view|(un)?squeeze|clone|contiguous"
+)
+
+
+def exact_diagonal(loss: Loss, w: Tensor) -> Tensor | None:
+    """The diagonal of the Hessian of L_S; None where the network has no closed form.
+
+    Linear layers on vectors, convolutions (1-D and 2-D), BatchNorm in eval mode, ReLU
+    and its kin, pooling and additions have one, with the criterion "cross_entropy" or
+    "mse".
+
+    Args:
+        loss: the training loss.
+        w: (members, k).
+
+    Returns:
+        (members, k) or None.
+    """
+    if loss.criterion.function not in ("cross_entropy", "mse"):
+        return None
+    try:
+        plan = _Plan(loss.net)
+    except Exception:  # what a trace cannot follow has no closed form here
+        return None
+    if not (plan.linear_in_each_weight() and _agrees(loss, w, plan)):
+        return None
+    # per-example gradients of a convolution, one for each column of S or so
+    wide = [m.weight.numel() for m in plan.layers.values() if type(m) is not nn.Linear]
+    block = max(1, CHUNK_ELEMENTS // (8 * max(wide))) if wide else loss.n
+    rows = []
+    for member in range(len(w)):
+        leaves = leaves_of(loss.net, w[member])
+        total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+        for x, y, _ in chunks_of(loss, w, member):
+            for start in range(0, len(y), block):
+                part = slice(start, start + block)
+                square = _squares_of(loss, plan, leaves, select(x, part), y[part])
+                if square is None:
+                    return None
+                for name, value in square.items():
+                    total[name] += value.view_as(total[name])
+        rows.append(loss.net.flatten(total, members=False) / loss.n)
+    return torch.stack(rows)
+
+
+def leaves_of(net: Network, w: Tensor) -> Parameters:
+    """Parameters to differentiate with respect to.
+
+    A list of leaves, not one flat one: slicing a flat leaf costs a backward of its own.
+    """
+    return {n: p.detach().requires_grad_() for n, p in net.unflatten(w).items()}
+
+
+def chunks_of(
+    loss: Loss, w: Tensor, member: int
+) -> Iterator[tuple[Any, Tensor, float]]:
+    """The data of one member of w, (members, k), in chunks."""
+    if not own_labels(loss):
+        yield from loss.chunks(w[member])
+        return
+    for x, y, share in loss.chunks(w):
+        yield x, y[member], share
+
+
+# ------------------------------------------------------------------------ the trace
+
+
+class _Plan:
+    """The trace of a network, with names for its weights and buffers."""
+
+    def __init__(self, net: Network):
+        self.net, skeleton = net, next(net.modules())
+        bare = type(skeleton) in _LAYERS  # a trace would look inside it
+        self.traced = fx.symbolic_trace(nn.Sequential(skeleton) if bare else skeleton)
+        named = (*skeleton.named_parameters(), *skeleton.named_buffers())
+        self.names = {id(tensor): name for name, tensor in named}
+        self.layers: dict[str, nn.Module] = {}  # those with weights in w
+
+    def own(self, module: nn.Module) -> dict[str, str]:
+        """Each tensor of a module, and its name in the network."""
+        tensors = (*module.named_parameters(), *module.named_buffers())
+        return {name: self.names[id(tensor)] for name, tensor in tensors}
+
+    def linear_in_each_weight(self) -> bool:
+        """Whether all nodes are known to be so; finds the layers that learn."""
+        trained, used = set(self.net.layout.names), []
+        moving: set[fx.Node] = set()  # nodes that depend on w
+        for node in self.traced.graph.nodes:
+            inputs = [n for n in node.all_input_nodes if n in moving]
+            if node.op == "get_attr":
+                if node.target in trained or node.target not in self.names.values():
+                    return False
+            elif node.op == "call_module":
+                module = self.traced.get_submodule(node.target)
+                own = self.own(module)
+                mine = [name for name in own.values() if name in trained]
+                if not _module_is_known(module, node, own, mine) and (mine or inputs):
+                    return False
+                if mine:
+                    self.layers[node.target] = module
+                    used += mine
+                if mine or inputs:
+                    moving.add(node)
+            elif inputs and node.op.startswith("call") and not _is_shape(node):
+                if not _function_is_known(node, inputs):
+                    return False
+                moving.add(node)
+        return len(used) == len(set(used))
+
+    def run(self, leaves: Parameters, x: Any) -> tuple[Any, "dict[str, tuple]"]:
+        """Logits; and of each layer its input, its state and its gradient's edge."""
+        like = next(iter(leaves.values()))
+        tape = _Tape(self, {**self.net._fixed(like), **leaves})
+        with torch.enable_grad():
+            inputs = x if isinstance(x, tuple | list) else (x,)
+            logits = tape.run(*(value.clone() for value in inputs))
+        return logits, tape.seen
+
+
+class _Tape(fx.Interpreter):
+    """Runs a traced network at given weights."""
+
+    def __init__(self, plan: _Plan, state: Parameters):
+        super().__init__(plan.traced)
+        self.plan, self.state = plan, state
+        self.seen: dict[str, tuple] = {}
+
+    def get_attr(self, target, args, kwargs):
+        return self.state[target]
+
+    def call_module(self, target, args, kwargs):
+        module = self.fetch_attr(target)
+        own = {n: self.state[name] for n, name in self.plan.own(module).items()}
+        if target not in self.plan.layers:
+            return functional_call(module, own, args, kwargs)
+        out = _layer(module, own, args[0])
+        # a copy, and the edge: what follows may work in place
+        self.seen[target] = (args[0].detach().clone(), own, get_gradient_edge(out))
+        return out
+
+
+def _module_is_known(module: nn.Module, node: fx.Node, own, mine: list[str]) -> bool:
+    """Whether a module is piecewise linear, with a formula if it learns."""
+    kind = type(module)
+    if kind not in _LAYERS:
+        built_in = getattr(nn, kind.__name__, None) is kind and not mine
+        return built_in and _MODULES.fullmatch(kind.__name__) is not None
+    if len(node.args) != 1 or node.kwargs or not own.keys() <= _TENSORS:
+        return False
+    if kind in _NORMS:
+        return "running_mean" in own and not module.training
+    return "weight" in own and (
+        kind is nn.Linear
+        or (module.padding_mode == "zeros" and not isinstance(module.padding, str))
+    )
+
+
+def _function_is_known(node: fx.Node, moving: list[fx.Node]) -> bool:
+    """Whether a function is piecewise linear in the nodes that depend on w."""
+    if node.op == "call_method":
+        return _FUNCTIONS.fullmatch(node.target) is not None
+    if node.target is F.dropout:
+        return node.kwargs.get("training") is False
+    if node.target in (operator.truediv, torch.div):
+        return moving == [node.args[0]]
+    if node.target in (operator.mul, torch.mul):  # by a constant
+        return len(moving) == 1 and node.args.count(moving[0]) == 1
+    name = node.target.__name__
+    return _FUNCTIONS.fullmatch(name) is not None and any(
+        getattr(place, name, None) is node.target for place in (torch, F, operator)
+    )
+
+
+def _is_shape(node: fx.Node) -> bool:
+    """Whether a node reads a size, which does not depend on w."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim")
+    return node.target is getattr and node.args[1] in ("shape", "ndim")
+
+
+def _agrees(loss: Loss, w: Tensor, plan: _Plan) -> bool:
+    """Whether the trace has the network's logits, example by example, and its slopes.
+
+    What a trace does not show, such as a hook, ``no_grad`` or a part with a backward of
+    its own, shows here.
+    """
+    if loss.net.mixes_examples or isinstance(loss.x, Mapping):
+        return False
+    x, _, _ = next(chunks_of(loss, w, 0))
+    few = select(x, slice(4))
+    leaves = leaves_of(loss.net, w[0])
+    with torch.enable_grad():
+        logits = loss.net.evaluate(leaves, few, members=False)
+    if logits.ndim != 2 or not logits.requires_grad:
+        return False
+    traced = plan.run(leaves, few)[0]
+    parts = [select(few, slice(i, i + 1)) for i in range(len(logits))]
+    alone = torch.cat([plan.run(leaves, part)[0] for part in parts])
+    if not logits.shape == traced.shape == alone.shape:
+        return False
+    v = torch.arange(1, logits.numel() + 1, dtype=w.dtype, device=w.device).cos()
+
+    def slopes(z: Tensor) -> Tensor:
+        inputs = list(leaves.values())
+        slopes = torch.autograd.grad(z, inputs, v.view_as(z), materialize_grads=True)
+        return torch.cat([slope.flatten() for slope in slopes])
+
+    eps = 1000 * torch.finfo(w.dtype).eps
+    return all(
+        bool((a - b).abs().max() <= eps * (1 + b.abs().max()))
+        for a, b in (
+            (alone, logits),
+            (traced, logits),
+            (slopes(traced), slopes(logits)),
+        )
+    )
+
+
+# ------------------------------------------------------------------ squared gradients
+
+
+def _squares_of(loss: Loss, plan: _Plan, leaves, x, y) -> dict[str, Tensor] | None:
+    """The diagonal Σ_n Σ_c (J_nᵀ s_nc)² of some examples; None without a formula."""
+    logits, seen = plan.run(leaves, x)
+    edges = [edge for *_, edge in seen.values()]
+    # G: gradients in the layers' outputs, one for each column of S
+    columns = _factor(loss.criterion.function, logits.detach(), y)
+    G = [torch.autograd.grad(logits, edges, s, retain_graph=True) for s in columns]
+    squares = {}
+    for i, (target, (a, state, _)) in enumerate(seen.items()):
+        module = plan.layers[target]
+        g = torch.stack([gradients[i] for gradients in G], dim=1)
+        # a row for each example: otherwise layers act on parts of examples
+        if len(g) != len(y) or (type(module) is nn.Linear and g.ndim != 3):
+            return None
+        names = plan.own(module)
+        for part, square in _squares(module, state, a, g).items():
+            squares[names.get(part)] = square
+    return {name: squares[name] for name in leaves if name in squares}
+
+
+def _factor(criterion: str, logits: Tensor, y: Tensor) -> list[Tensor]:
+    """Columns of S, each (n, classes), with S Sᵀ the criterion's Hessian in the logits.
+
+    For cross-entropy diag(p) − p pᵀ = D (I − u uᵀ) D with u = √p and D = diag(u): the
+    reflection that takes the first axis to −u gives I − u uᵀ = Q Qᵀ with one column
+    less than there are classes.
+    """
+    n, classes = logits.shape
+    eye = torch.eye(classes, dtype=logits.dtype, device=logits.device)
+    if criterion == "mse":
+        return [eye[c].expand(n, -1) for c in range(classes)]
+    u = F.softmax(logits, dim=-1).sqrt()
+    v = u + eye[0]
+    counted = (y != -100).to(u.dtype)[:, None]  # ignored labels have no loss
+    return [
+        u * (eye[c] - v * (u[:, c] / (1 + u[:, 0]))[:, None]) * counted
+        for c in range(1, classes)
+    ]
+
+
+def _layer(module: nn.Module, state: Parameters, a: Tensor) -> Tensor:
+    """What a layer puts out, by the formula that ``_squares`` relies on."""
+    weight, bias = state.get("weight"), state.get("bias")
+    if type(module) is nn.Linear:
+        return F.linear(a, weight, bias)
+    if type(module) in _CONVOLUTIONS:
+        options = module.stride, module.padding, module.dilation, module.groups
+        return _CONVOLUTIONS[type(module)](a, weight, bias, *options)
+    mean, var = state["running_mean"], state["running_var"]
+    return F.batch_norm(a, mean, var, weight, bias, False, 0.0, module.eps)
+
+
+def _squares(
+    module: nn.Module, state: Parameters, a: Tensor, g: Tensor
+) -> dict[str, Tensor]:
+    """Squared gradients of a layer's weight and bias, summed over columns and examples.
+
+    Args:
+        module: the layer.
+        state: its weights and buffers.
+        a: (n, ...) its input.
+        g: (n, columns, channels, *positions) gradients in its output.
+    """
+    if type(module) is nn.Linear:
+        g = g.square().sum(1)
+        return {"weight": g.mT @ a.square(), "bias": g.sum(0)}
+    g = g.flatten(3) if g.ndim > 3 else g.unsqueeze(-1)
+    of_bias = g.sum(-1).square().sum((0, 1))
+    if type(module) in _NORMS:
+        a = a.flatten(2) if a.ndim > 2 else a.unsqueeze(-1)
+        mean, var = state["running_mean"], state["running_var"]
+        a = (a - mean[:, None]) / (var[:, None] + module.eps).sqrt()
+        of_weight = (g * a.unsqueeze(1)).sum(-1).square().sum((0, 1))
+        return {"weight": of_weight, "bias": of_bias}
+    size, options = module.kernel_size, (module.dilation, module.padding, module.stride)
+    if len(size) == 1:
+        a, size = a.unsqueeze(2), (1, *size)
+        options = [(first, *o) for first, o in zip((1, 0, 1), options, strict=True)]
+    patches = F.unfold(a, size, *options)
+    n, columns, channels, positions = g.shape
+    patches = patches.reshape(n * module.groups, -1, positions)
+    g = g.reshape(n, columns, module.groups, -1, positions).transpose(1, 2)
+    each = g.reshape(n * module.groups, -1, positions) @ patches.mT
+    each = each.reshape(n, module.groups, columns, channels // module.groups, -1)
+    return {"weight": each.square().sum((0, 2)), "bias": of_bias}
