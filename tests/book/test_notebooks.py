@@ -19,6 +19,18 @@ def test_committed_notebooks_are_clean(capsys):
     assert cleaner.main(["--check", *folders]) == 0, capsys.readouterr().out
 
 
+def test_a_folded_cell_says_what_it_holds():
+    silent = []
+    for path in sorted((ROOT / "book").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            tags = cell.metadata.get("tags", [])
+            # what a claim's cell prints is not shown either
+            if "hide-input" in tags and "remove-output" not in tags:
+                shown = cell.metadata.get("mystnb", {}).get("code_prompt_show")
+                silent += [] if shown else [(path.name, cell.id)]
+    assert not silent
+
+
 def dirty():
     png = {"image/png": "aGVsbG8=", "text/plain": "<Figure>"}
     return new_notebook(
