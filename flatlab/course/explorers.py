@@ -7,8 +7,6 @@ widget's ``values`` say where its controls are, and move them when changed. With
 anywidget installed the functions warn and return None, so that a notebook runs on.
 """
 
-import io
-import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from flatlab.course.plots import STYLE, look
 from flatlab.intervals import mean_interval
 
 _FOLDER = Path(__file__).parent / "explorers"
@@ -81,16 +78,6 @@ def _unpack(packed) -> np.ndarray:
     return values.reshape(packed["shape"])
 
 
-def _check_positive(name, values):
-    if values.min() <= 0:
-        raise ValueError(f"{name} must be positive, got {values}")
-
-
-def _check_losses(losses):
-    if losses.min() < 0 or losses.max() <= 0:
-        raise ValueError(f"losses must not be negative, nor all zero, got {losses}")
-
-
 @cache
 def _explorer_class(name: str):
     """The widget class of one explorer: its module behind the shared part."""
@@ -113,7 +100,7 @@ def _explorer_class(name: str):
     return Explorer
 
 
-def _explorer(name, title, hint, values, **data):
+def _explorer(name, title, values, **data):
     try:
         explorer = _explorer_class(name)
     except ImportError:
@@ -121,7 +108,7 @@ def _explorer(name, title, hint, values, **data):
             "anywidget is not installed, so there is no explorer here", stacklevel=3
         )
         return None
-    return explorer(data={"title": title, "hint": hint, **data}, values=values)
+    return explorer(data={"title": title, **data}, values=values)
 
 
 def _text(value) -> str:
@@ -137,12 +124,8 @@ def _limits(arrays, log, given=None) -> list[float]:
         high = max(float(np.nanmax(a)) for a in arrays)
         room = 0.0 if log else 0.04 * (high - low)
         low, high = low - room, high + room
-    if log and low <= 0:
-        raise ValueError(f"a logarithmic axis needs positive values, got {low}")
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
-    if not low < high:
-        raise ValueError(f"limits must rise, got {given}")
     return [low, high]
 
 
@@ -164,9 +147,6 @@ def lines(
         log_x: whether the horizontal axis is logarithmic.
         limits: (low, high) of the vertical axis; by default all values fit.
         rules: heights of horizontal lines.
-
-    Returns:
-        A ``Panel``.
     """
     content = dict(x=x, series=series, xlabel=xlabel, log=log_x, limits=limits)
     return Panel("lines", ylabel, over, content | {"rules": list(rules)})
@@ -186,9 +166,6 @@ def along(
         log_x: whether the horizontal axis is logarithmic.
         limits: (low, high) of the vertical axis; by default all values fit.
         rules: heights of horizontal lines.
-
-    Returns:
-        A ``Panel``.
     """
     content = dict(slider=slider, series=series, log=log_x, limits=limits)
     return Panel("along", ylabel, over, content | {"rules": list(rules)})
@@ -203,62 +180,38 @@ def pictures(images, *, title, captions=None, over=None, range=(0.0, 1.0)) -> Pa
         captions: strings in nested lists, (sliders..., pictures).
         over: names of the sliders that the arrays have axes for; by default all.
         range: (low, high), drawn black and white; what is outside is cut off.
-
-    Returns:
-        A ``Panel``.
     """
     content = dict(images=images, captions=captions, range=range)
     return Panel("pictures", title, over, content)
 
 
-def explore(sliders, panels, *, title, hint="Move the sliders.", start=None):
+def explore(sliders, panels, *, title, start=None):
     """Sliders over measured series and pictures.
 
     Args:
         sliders: dict from name to the slider's values, numbers or strings; the first
             is the first axis of the arrays, and so on.
         panels: list of ``lines``, ``along`` and ``pictures``.
-        title: a line above the explorer.
-        hint: what to do, and what the pictures show.
         start: dict from slider to the value where it starts; by default the first.
-
-    Returns:
-        A widget, or None (with a warning) where anywidget is not installed.
-
-    Raises:
-        TypeError: a panel is no ``Panel``.
-        ValueError: there is no slider or panel, an array does not have the axes of the
-            sliders, or holds NaN or infinite values, or ``start`` is no value.
+        title: a line above the explorer.
     """
-    if not sliders or not panels:
-        raise ValueError("explore needs at least one slider and one panel")
-    if not all(len(values) for values in sliders.values()):
-        raise ValueError("every slider needs at least one value")
     given = dict(start or {})
     positions = {}
     packed = []
     for i, (name, values) in enumerate(sliders.items()):
         texts = [_text(v) for v in values]
         wanted = _text(given.pop(name)) if name in given else texts[0]
-        if wanted not in texts:
-            raise ValueError(f"{name} has no value {wanted}; it has {texts}")
         positions[f"slider{i}"] = texts.index(wanted)
         packed.append({"label": name, "texts": texts})
-    if given:
-        raise ValueError(f"start names no slider: {list(given)}")
     parts = []
     for part in panels:
-        if not isinstance(part, Panel):
-            raise TypeError(f"panels must be made by lines, along, pictures: {part!r}")
         names = list(sliders) if part.over is None else list(part.over)
-        if not set(names) <= set(sliders):
-            raise ValueError(f"{part.title}: {names} are not all in {list(sliders)}")
         own = {name: sliders[name] for name in names}
         pack = _pack_pictures if part.kind == "pictures" else _pack_curves
         packed_part = pack(part, own, tuple(map(len, own.values())))
         places = [list(sliders).index(name) for name in names]
         parts.append(packed_part | {"over": places})
-    return _explorer("explore", title, hint, positions, sliders=packed, panels=parts)
+    return _explorer("explore", title, positions, sliders=packed, panels=parts)
 
 
 def _pack_curves(part: Panel, sliders: Mapping, shape) -> dict:
@@ -268,13 +221,9 @@ def _pack_curves(part: Panel, sliders: Mapping, shape) -> dict:
         expected, packed["xlabel"] = (*shape, len(x)), content["xlabel"]
     else:
         names = list(sliders)
-        if content["slider"] not in names:
-            raise ValueError(f"no slider is called {content['slider']!r}: {names}")
         packed["slider"] = names.index(content["slider"])
         x = _numbers(content["slider"], sliders[content["slider"]], 1)
         expected, packed["xlabel"] = shape, content["slider"]
-    if not content["series"]:
-        raise ValueError(f"the panel {part.title!r} has no series")
     series, ends = [], [np.array(content["rules"], float)] if content["rules"] else []
     for name, values in content["series"].items():
         values = _numbers(name, values, gaps=True)
@@ -305,22 +254,13 @@ def _pack_curves(part: Panel, sliders: Mapping, shape) -> dict:
 
 def _pack_pictures(part: Panel, sliders: Mapping, shape) -> dict:
     images = _numbers(part.title, part.content["images"])
-    lead, rest = images.shape[: len(shape)], images.shape[len(shape) :]
+    rest = images.shape[len(shape) :]
     colours = len(rest) == 4 and rest[-1] == 3
-    if lead != shape or not (len(rest) == 3 or colours):
-        raise ValueError(
-            f"the images have shape {images.shape}, expected {shape} and then "
-            "(pictures, height, width), with or without a last axis of 3 colours"
-        )
     low, high = map(float, part.content["range"])
     captions = part.content["captions"]
     if captions is None:
         captions = np.full((*shape, rest[0]), "")
     captions = np.asarray(captions, dtype=str)
-    if captions.shape != (*shape, rest[0]):
-        raise ValueError(
-            f"the captions have shape {captions.shape}, expected {(*shape, rest[0])}"
-        )
     pixels = np.rint(255 * np.clip((images - low) / (high - low), 0, 1))
     return {
         "kind": "pictures",
@@ -343,15 +283,6 @@ def _pack_surface(name, plane) -> dict:
     alphas, betas, losses = plane
     alphas, betas = _numbers("alphas", alphas, 1), _numbers("betas", betas, 1)
     losses = _numbers(f"the losses of {name}", losses, 2)
-    if losses.shape != (len(alphas), len(betas)) or min(losses.shape) < 2:
-        raise ValueError(
-            f"the losses of {name} have shape {losses.shape}, expected "
-            f"{(len(alphas), len(betas))}, and at least two points each way"
-        )
-    for axis in (alphas, betas):
-        steps = np.diff(axis)
-        if not np.allclose(steps, steps.mean(), rtol=1e-3) or steps.mean() <= 0:
-            raise ValueError(f"coordinates must rise in equal steps, got {axis}")
     return {"alphas": _pack(alphas), "betas": _pack(betas), "losses": _pack(losses)}
 
 
@@ -359,12 +290,8 @@ def loss_surface(
     surfaces,
     *,
     title="The loss on a plane",
-    hint="Drag the point, or move it with the arrow keys, and turn the line.",
-    label="network",
     xlabel="first direction",
     ylabel="second direction",
-    unit="nats",
-    points=(),
 ):
     """A measured two-dimensional surface: drag a point, look along any direction.
 
@@ -377,47 +304,23 @@ def loss_surface(
             or a triple of alphas (A,), betas (B,) and losses (A, B), at least 0. All
             networks have the same kinds.
         title: a line above the explorer.
-        hint: what to do.
-        label: of the switch between networks.
         xlabel: name of the first direction.
-        ylabel: name of the second direction.
-        unit: of the loss.
-        points: triples (x, y, name) of points to mark, such as the other network.
-
-    Returns:
-        A widget, or None (with a warning) where anywidget is not installed.
-
-    Raises:
-        ValueError: there is no surface, kinds differ between networks, or shapes,
-            coordinates or losses are wrong.
+        ylabel: name of the second.
     """
     networks = list(surfaces)
-    if not networks or not surfaces[networks[0]]:
-        raise ValueError("loss_surface needs at least one surface")
     kinds = list(surfaces[networks[0]])
     packed = []
     for name in networks:
-        if list(surfaces[name]) != kinds:
-            raise ValueError(
-                f"{name} has the directions {list(surfaces[name])}, expected {kinds}"
-            )
         packed.append([_pack_surface(name, surfaces[name][kind]) for kind in kinds])
-    for row in packed:
-        for one in row:
-            _check_losses(_unpack(one["losses"]))
     return _explorer(
         "loss_surface",
         title,
-        hint,
         {"network": 0, "directions": 0, "angle": 18, "x": 0.0, "y": 0.0},
         networks=networks,
         directions=kinds,
         surfaces=packed,
-        label=label,
         xlabel=xlabel,
         ylabel=ylabel,
-        unit=unit,
-        points=[[float(x), float(y), str(name)] for x, y, name in points],
     )
 
 
@@ -432,8 +335,6 @@ def bound_terms(
     n,
     k,
     delta=0.05,
-    title="The terms of the bound",
-    hint="Move ρ, n and k. The norm of w and the measured losses stay as they are.",
 ):
     """The terms of SAM's bound against rho, n and k, computed in the browser.
 
@@ -450,35 +351,14 @@ def bound_terms(
         k: weights; the slider reaches from a thousandth of it to ten thousand times as
             many.
         delta: probability with which the bound may fail.
-        title: a line above the explorer.
-        hint: what to do.
-
-    Returns:
-        A widget, or None (with a warning) where anywidget is not installed.
-
-    Raises:
-        ValueError: an argument is out of range or has the wrong shape.
     """
     radii, losses = _numbers("radii", radii, 1), _numbers("worst_losses", worst_losses)
-    if len(radii) < 2 or radii[0] <= 0 or (np.diff(radii) <= 0).any():
-        raise ValueError(f"radii must be positive and rise, got {radii}")
     if losses.ndim == 2:
         losses = losses.mean(-1)
-    if losses.shape != radii.shape or losses.min() < 0 or losses.max() > 1:
-        raise ValueError(
-            f"worst_losses must be {radii.shape} values in [0, 1], or have a last axis "
-            f"of members, got {worst_losses}"
-        )
-    if not (norm >= 0 and n >= 10 and k >= 1 and 0 < delta < 1):
-        raise ValueError(
-            "expected norm >= 0, n >= 10, k >= 1 and delta between 0 and 1, got "
-            f"{norm}, {n}, {k} and {delta}"
-        )
     below = min(20, int(10 * np.log10(n / 2)))  # the formula needs n > 1
     return _explorer(
         "bound_terms",
-        title,
-        hint,
+        "The terms of the bound",
         {"rho": 30, "n": below, "k": 30, "over": 0, "form": 0},
         radii=_pack(radii, "f8"),
         losses=_pack(losses, "f8"),
@@ -500,8 +380,6 @@ def asam_picture(
     target=1.0,
     rho=0.4,
     reach=2.5,
-    title="A circle and an ellipse",
-    hint="Drag the weights along the hyperbola, on which the function is the same.",
 ):
     """SAM's circle and ASAM's ellipse around two weights, computed in the browser.
 
@@ -515,27 +393,12 @@ def asam_picture(
         rho: radius of both sets at first, between 0.04 and 0.5.
         reach: how far along the hyperbola w goes: w1 from sqrt(product) / reach to
             sqrt(product) reach; more than 1.
-        title: a line above the explorer.
-        hint: what to do.
-
-    Returns:
-        A widget, or None (with a warning) where anywidget is not installed.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
-    if not (0 < product < np.inf and np.isfinite(target) and 1 < reach < np.inf):
-        raise ValueError(
-            "expected a positive product, a finite target and a reach above 1, got "
-            f"{product}, {target} and {reach}"
-        )
-    if not 0.04 <= rho <= 0.5:
-        raise ValueError(f"rho must be between 0.04 and 0.5, got {rho}")
     place = round(50 * rho) - 2  # radii go in steps of a fiftieth
     values = {"place": 0.0, "circle": place, "ellipse": place}
     numbers = dict(product=product, target=target, reach=reach)
     numbers = {key: float(value) for key, value in numbers.items()}
-    return _explorer("asam_picture", title, hint, values, **numbers)
+    return _explorer("asam_picture", "A circle and an ellipse", values, **numbers)
 
 
 # ------------------------------------------------------------------------- sam_step
@@ -549,10 +412,8 @@ def sam_step(
     start=None,
     steps=30,
     title="Up, then down",
-    hint="Drag the weights; change how far up SAM looks before it steps down.",
     xlabel="first direction",
     ylabel="second direction",
-    unit="nats",
 ):
     """SAM's step up and its step down on a measured surface.
 
@@ -567,21 +428,11 @@ def sam_step(
         start: (x, y) where the weights are at first; by default halfway to a corner.
         steps: how many steps there are where the reader lets both methods go on.
         title: a line above the explorer.
-        hint: what to do.
         xlabel: name of the first direction.
-        ylabel: name of the second direction.
-        unit: of the loss.
-
-    Returns:
-        A widget, or None (with a warning) where anywidget is not installed.
-
-    Raises:
-        ValueError: shapes or coordinates are wrong, or a loss, radius or rate is not
-            positive.
+        ylabel: name of the second.
     """
     packed = _pack_surface("the plane", plane)
     alphas, betas, losses = (_unpack(packed[key]) for key in packed)
-    _check_losses(losses)
     half = min(alphas[-1] - alphas[0], betas[-1] - betas[0]) / 2
     if radii is None:
         radii = half * np.linspace(0.02, 0.5, 25)
@@ -590,8 +441,6 @@ def sam_step(
         steep = np.hypot(*slopes).mean()
         rates = half / max(steep, 1e-12) * np.geomspace(0.03, 1.0, 16)
     radii, rates = _numbers("radii", radii, 1), _numbers("rates", rates, 1)
-    _check_positive("radii", radii)
-    _check_positive("rates", rates)
     if start is None:
         start = [axis[0] / 4 + 3 * axis[-1] / 4 for axis in (alphas, betas)]
     x, y = (float(v) for v in start)
@@ -599,7 +448,6 @@ def sam_step(
     return _explorer(
         "sam_step",
         title,
-        hint,
         positions | {"x": x, "y": y},
         surface=packed,
         radii=radii.tolist(),
@@ -607,7 +455,6 @@ def sam_step(
         steps=int(steps),
         xlabel=xlabel,
         ylabel=ylabel,
-        unit=unit,
     )
 
 
@@ -621,11 +468,8 @@ def rescaling(
     *,
     radius=None,
     window=None,
-    title="The same function, stretched",
-    hint="Move α: one layer is multiplied by it, the next is divided by it.",
     xlabel="first layer",
     ylabel="second layer",
-    unit="nats",
 ):
     """Rescaling of layers: the surface stretches, measures move, the function does not.
 
@@ -643,39 +487,20 @@ def rescaling(
         radius: of the circle around the weights; by default a quarter of the window.
         window: half width of what is shown; by default the plane's. With alphas up to
             a, a plane a times as wide as the window leaves no place unmeasured.
-        title: a line above the explorer.
-        hint: what to do.
         xlabel: name of the first direction.
-        ylabel: name of the second direction.
-        unit: of the loss.
-
-    Returns:
-        A widget, or None (with a warning) where anywidget is not installed.
-
-    Raises:
-        ValueError: shapes or coordinates are wrong, alphas do not include 1, or values
-            are not positive.
+        ylabel: name of the second.
     """
     packed = _pack_surface("the plane", plane)
-    x, y, losses = (_unpack(packed[key]) for key in packed)
-    _check_losses(losses)
+    x, y, _ = (_unpack(packed[key]) for key in packed)
     alphas = _numbers("alphas", alphas, 1)
     one = np.flatnonzero(np.isclose(alphas[1:-1], 1)) + 1
     if alphas[0] <= 0 or (np.diff(alphas) <= 0).any() or not len(one):
         raise ValueError(
             f"alphas must be positive, rise and include 1 and both sides, got {alphas}"
         )
-    if not measures:
-        raise ValueError("rescaling needs at least one measure")
     rows = []
     for name, values in measures.items():
         values = _numbers(name, values)
-        if values.ndim not in (1, 2) or len(values) != len(alphas):
-            raise ValueError(
-                f"{name} has shape {values.shape}, expected ({len(alphas)},) or "
-                f"({len(alphas)}, members)"
-            )
-        _check_positive(name, values)
         relative = values / values[one[0]]
         if relative.ndim == 2:
             relative = relative.mean(-1)
@@ -683,15 +508,9 @@ def rescaling(
     if window is None:
         window = min(x[-1] - x[0], y[-1] - y[0]) / 2
     radius = window / 4 if radius is None else radius
-    if not 0 < radius <= window < np.inf:
-        raise ValueError(
-            f"radius and window must be positive and the radius no larger, got "
-            f"{radius} and {window}"
-        )
     return _explorer(
         "rescaling",
-        title,
-        hint,
+        "The same function, stretched",
         {"alpha": 30},  # the middle of the slider
         surface=packed,
         alphas=_pack(alphas, "f8"),
@@ -700,7 +519,6 @@ def rescaling(
         window=float(window),
         xlabel=xlabel,
         ylabel=ylabel,
-        unit=unit,
     )
 
 
@@ -713,8 +531,6 @@ def information_plane(
     choices=(),
     layers=None,
     limits=None,
-    title="The information plane",
-    hint="Play, or move through the epochs.",
 ):
     """Layers in the information plane over the epochs.
 
@@ -727,38 +543,16 @@ def information_plane(
         layers: names; by default "layer 1" and so on.
         limits: (H(X), H(Y)) in bits, the ends of the axes; by default the largest
             values.
-        title: a line above the explorer.
-        hint: what to do.
-
-    Returns:
-        A widget, or None (with a warning) where anywidget is not installed.
-
-    Raises:
-        ValueError: there is no plane, keys do not fit the choices, shapes differ, or
-            epochs do not rise.
     """
     if not isinstance(planes, Mapping):
         planes, choices = {(): planes}, ()
-    if not planes:
-        raise ValueError("information_plane needs at least one plane")
     keys = [key if isinstance(key, tuple) else (key,) for key in planes]
-    if any(len(key) != len(choices) for key in keys):
-        raise ValueError(f"the keys {keys} do not fit the choices {choices}")
     options = [list(dict.fromkeys(key[i] for key in keys)) for i in range(len(choices))]
     packed, ends = [], []
     for key, (epochs, xt, ty) in zip(keys, planes.values(), strict=True):
         epochs = _numbers("epochs", epochs, 1)
-        if len(epochs) < 2 or (np.diff(epochs) <= 0).any() or epochs[0] < 0:
-            raise ValueError(f"epochs must be two or more that rise, got {epochs}")
         xt, ty = _numbers("I(X;T)", xt), _numbers("I(T;Y)", ty)
-        if xt.shape != ty.shape or xt.ndim not in (2, 3) or len(xt) != len(epochs):
-            raise ValueError(
-                f"I(X;T) and I(T;Y) have shapes {xt.shape} and {ty.shape}, expected "
-                f"({len(epochs)}, layers) or ({len(epochs)}, members, layers)"
-            )
         layers = layers or [f"layer {i + 1}" for i in range(xt.shape[-1])]
-        if len(layers) != xt.shape[-1]:
-            raise ValueError(f"{len(layers)} names for {xt.shape[-1]} layers")
         ends.append((xt.max(), ty.max()))
         one = {
             "at": [found.index(o) for found, o in zip(options, key, strict=True)],
@@ -780,8 +574,7 @@ def information_plane(
     longest = max(one["epochs"]["shape"][0] for one in packed)
     return _explorer(
         "information_plane",
-        title,
-        hint,
+        "The information plane",
         first | {"epoch": longest - 1, "trails": True},
         planes=packed,
         choices=[
@@ -802,8 +595,6 @@ def scatter(
     axes,
     *,
     ylabel="generalization gap",
-    title="Which measure ranks the networks?",
-    hint="Choose a measure, and the setting that gives the colour.",
 ):
     """Many networks: any measure against the gap, with Kendall's rank correlation.
 
@@ -816,40 +607,21 @@ def scatter(
         axes: dict from name of a setting to (networks,) numbers or strings, at most 14
             different ones each.
         ylabel: what ``gaps`` are, with their unit.
-        title: a line above the explorer.
-        hint: what to do.
-
-    Returns:
-        A widget, or None (with a warning) where anywidget is not installed.
-
-    Raises:
-        ValueError: there is no measure or setting, or one has another length, holds NaN
-            or infinite values, or too many different ones.
     """
     gaps = _numbers("gaps", gaps, 1)
-    if not measures or not axes or len(gaps) < 2:
-        raise ValueError("scatter needs a measure, a setting and at least two networks")
     columns, settings = [], []
     for name, values in measures.items():
         values = _numbers(name, values, 1)
-        if values.shape != gaps.shape:
-            raise ValueError(f"{name} has {len(values)} values, expected {len(gaps)}")
         columns.append(_column(name, values))
     for name, values in axes.items():
         values = values.tolist() if hasattr(values, "tolist") else list(values)
         different = sorted(set(values))
-        if len(values) != len(gaps) or len(different) > 14:
-            raise ValueError(
-                f"{name} has {len(values)} values, {len(different)} different ones; "
-                f"expected {len(gaps)} and at most 14"
-            )
         groups = _pack([different.index(v) for v in values], "u1")
         texts = [_text(v) for v in different]
         settings.append({"name": name, "groups": groups, "texts": texts})
     return _explorer(
         "scatter",
-        title,
-        hint,
+        "Which measure ranks the networks?",
         {"measure": 0, "axis": 0},
         measures=columns,
         gaps=_column(ylabel, gaps) | {"log": False, "values": _pack_rounded(gaps)},
@@ -861,104 +633,6 @@ def scatter(
 def _column(name, values) -> dict:
     """Values to draw, in 16 bits, and their ranks, from which tau is counted."""
     log = bool(values.min() > 0 and values.max() > 30 * values.min())
-    different, ranks = np.unique(values, return_inverse=True)
-    if len(different) > 2**16:
-        raise ValueError(f"{name} has more than {2**16} different values")
+    ranks = np.unique(values, return_inverse=True)[1]
     drawn = _pack_rounded(np.log(values) if log else values)
     return {"name": name, "log": log, "values": drawn, "ranks": _pack(ranks, "u2")}
-
-
-# ----------------------------------------------------------------------------- live
-
-
-def live(experiment, choices, *, xlabel, ylabel, limits=None):
-    """Controls for an experiment that runs in the kernel, with progress and a stop.
-
-    Unlike the explorers this needs a running kernel; a page without one shows nothing
-    of it, so let the cell draw a static figure first.
-
-    Args:
-        experiment: a generator function. It is called with one keyword argument per
-            choice and yields pairs: how much is done, from 0 to 1, and a dict from name
-            of a curve to a pair (x, y) of lists. It runs in a thread of its own, and
-            can be stopped whenever it yields.
-        choices: dict from argument to the list of its values.
-        xlabel: name of the horizontal axis, with its unit.
-        ylabel: name of the vertical axis, with its unit.
-        limits: (low, high) of the vertical axis; by default all values fit.
-
-    Returns:
-        An ipywidgets box, or None (with a warning) where ipywidgets is not installed.
-
-    Raises:
-        ValueError: a choice has no values.
-    """
-    if not all(len(values) for values in choices.values()):
-        raise ValueError(f"every choice needs at least one value, got {choices}")
-    try:
-        import ipywidgets
-    except ImportError:
-        warnings.warn(
-            "ipywidgets is not installed, so there are no controls here", stacklevel=2
-        )
-        return None
-    menus = {
-        name: ipywidgets.Dropdown(options=list(values), description=name)
-        for name, values in choices.items()
-    }
-    run = ipywidgets.Button(description="Run", button_style="primary")
-    stop = ipywidgets.Button(description="Stop", disabled=True)
-    bar = ipywidgets.FloatProgress(0, min=0, max=1, description="0 %")
-    state = ipywidgets.Label("Choose, and run.")
-    picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-    stopping = threading.Event()
-
-    def show(done, curves):
-        bar.value, bar.description = done, f"{done:.0%}"
-        picture.value = _drawn(curves, xlabel, ylabel, limits)
-
-    def work(values):
-        steps = experiment(**values)
-        try:
-            for done, curves in steps:
-                show(done, curves)
-                if stopping.is_set():
-                    state.value = "Stopped."
-                    break
-            else:
-                state.value = "Done."
-        except Exception as error:  # a thread has nobody else to tell
-            state.value = f"{type(error).__name__}: {error}"
-        finally:
-            steps.close()
-            run.disabled, stop.disabled = False, True
-
-    def begin(_):
-        stopping.clear()
-        run.disabled, stop.disabled = True, False
-        values = {name: menu.value for name, menu in menus.items()}
-        state.value = "Running ..."
-        threading.Thread(target=work, args=(values,), daemon=True).start()
-
-    run.on_click(begin)
-    stop.on_click(lambda _: stopping.set())
-    rows = [[*menus.values()], [run, stop, bar, state], [picture]]
-    return ipywidgets.VBox([ipywidgets.HBox(row) for row in rows])
-
-
-def _drawn(curves, xlabel, ylabel, limits) -> bytes:
-    """Curves as a PNG file, drawn without pyplot, which is not made for threads."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.5, 3.6))
-        ax = figure.subplots()
-        for i, (name, (x, y)) in enumerate(curves.items()):
-            ax.plot(x, y, label=name, **look(i) | {"marker": None})
-        ax.set(xlabel=xlabel, ylabel=ylabel, ylim=limits)
-        if curves:
-            ax.legend()
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
-    return file.getvalue()

@@ -18,7 +18,7 @@ def surface_widget():
     two = (a, a, 0.2 + 4 * x**2 + y**2 + x * y)
     small, large = {"plain": one, "filters": two}, {"plain": two, "filters": one}
     both = {"batch 10": small, "batch 100": large}
-    return explorers.loss_surface(both, points=[(0.5, 0.5, "other")])
+    return explorers.loss_surface(both)
 
 
 def planes():

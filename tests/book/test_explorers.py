@@ -507,13 +507,13 @@ def test_rescaling_moves_measures_and_not_the_loss(shown):
     measures = {"trace": [4.0, 2.0, 4.0], "accuracy": [0.9, 0.9, 0.9]}
     page = shown(explorers.rescaling((a, a, losses), [0.5, 1, 2], measures))
     alpha = page.get_by_label("α", exact=True)
-    assert reading(page).startswith("α 1: at the centre the loss is 0.1 nats")
+    assert reading(page).startswith("α 1: at the centre the loss is 0.1 as before")
     canvas = page.locator(".fx-panel canvas").first.screenshot()
     alpha.press("ArrowRight")
     assert "Trace × 1.02, accuracy × 1." in reading(page)  # 2 to the power of 1 / 30
     alpha.press("End")
     text = reading(page)
-    assert text.startswith("α 2: at the centre the loss is 0.1 nats as before")
+    assert text.startswith("α 2: at the centre the loss is 0.1 as before")
     assert "Trace × 2, accuracy × 1." in text
     # 0.1 + (2 · 0.25)², between measured points a little more
     assert numbers(text)[3] == pytest.approx(0.35, abs=0.01)

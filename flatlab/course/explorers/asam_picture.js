@@ -111,5 +111,7 @@ function build(view) {
   };
 }
 
-export default { render: (context) => explorer(context, build) };
+const HINT = "Drag the weights along the hyperbola, on which the function is the same.";
+
+export default { render: (context) => explorer(context, HINT, build) };
 export { worstCase };

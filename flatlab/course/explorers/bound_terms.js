@@ -93,5 +93,7 @@ function build(view) {
   };
 }
 
-export default { render: (context) => explorer(context, build) };
+const HINT = "Move ρ, n and k. The norm of w and the measured losses stay as they are.";
+
+export default { render: (context) => explorer(context, HINT, build) };
 export { samBound };

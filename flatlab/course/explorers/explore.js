@@ -106,4 +106,6 @@ function build(view) {
   };
 }
 
-export default { render: (context) => explorer(context, build) };
+const HINT = "Move the sliders.";
+
+export default { render: (context) => explorer(context, HINT, build) };

@@ -88,4 +88,6 @@ function build(view) {
   };
 }
 
-export default { render: (context) => explorer(context, build) };
+const HINT = "Play, or move through the epochs.";
+
+export default { render: (context) => explorer(context, HINT, build) };

@@ -22,10 +22,10 @@ const HALF = 30; // slider positions on either side of 1
 
 function build(view) {
   const s = surface(view.data.surface);
-  const { xlabel, ylabel, unit, radius, window: half } = view.data;
+  const { xlabel, ylabel, radius, window: half } = view.data;
   const alphas = unpack(view.data.alphas).values;
   const measures = view.data.measures.map(({ name, values }) => ({ name, values: unpack(values).values }));
-  const { levels, legend, ...height } = heights([s], unit);
+  const { levels, legend, ...height } = heights([s], "");
   // Alpha goes on evenly to either side of 1, at the middle of the slider.
   const ends = [alphas[0], alphas[alphas.length - 1]];
   const alphaAt = (i) => (i < HALF ? ends[0] : ends[1]) ** (Math.abs(i - HALF) / HALF);
@@ -57,7 +57,7 @@ function build(view) {
     }
     const centre = bilinear(s, 0, 0);
     map.dot(0, 0, { look: 1, size: 5 });
-    map.finish(`The loss around the weights rescaled by ${short(alpha)}: the same surface, ${short(alpha)} times as wide in the first layer and as narrow in the second. Within ${short(radius)} it rises to ${`${short(worst)} ${unit}`.trim()}.`);
+    map.finish(`The loss around the weights rescaled by ${short(alpha)}: the same surface, ${short(alpha)} times as wide in the first layer and as narrow in the second. Within ${short(radius)} it rises to ${short(worst)}.`);
 
     const [a, b] = extent(measures.map((m) => m.values));
     const range = [Math.min(a, 0.5) / 1.2, Math.max(b, 2) * 1.2];
@@ -72,11 +72,13 @@ function build(view) {
     });
     graph.finish(`Measures over α, relative to their values at α = 1. Here: ${said.join(", ")}.`);
     view.say(
-      `α ${short(alpha)}: at the centre the loss is ${`${short(centre)} ${unit}`.trim()} as before; ` +
+      `α ${short(alpha)}: at the centre the loss is ${short(centre)} as before; ` +
         `within ${short(radius)}, where the plane was measured, it rises to ${short(worst)}. ${sentence(said.join(", "))}.`,
     );
   };
 }
 
-export default { render: (context) => explorer(context, build) };
+const HINT = "Move α: one layer is multiplied by it, the next is divided by it.";
+
+export default { render: (context) => explorer(context, HINT, build) };
 export { between, stretched };

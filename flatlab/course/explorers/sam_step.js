@@ -46,13 +46,13 @@ function samStep(s, [px, py], rho, rate) {
 function build(view) {
   const s = surface(view.data.surface);
   const { domain } = s;
-  const { xlabel, ylabel, unit, radii, rates, steps: many } = view.data;
-  const { levels, legend, ...height } = heights([s], unit);
+  const { xlabel, ylabel, radii, rates, steps: many } = view.data;
+  const { levels, legend, ...height } = heights([s], "nats");
   slider(view, "rho", { label: "ρ", count: radii.length, text: (i) => short(radii[i]) });
   slider(view, "rate", { label: "learning rate", count: rates.length, text: (i) => short(rates[i]) });
   toggle(view, "walk", { label: `go on for ${many} steps` });
   const map = panel(view, { x: xlabel, y: ylabel, square: true, grid: false });
-  const graph = panel(view, { x: "step", y: `loss, ${unit}` });
+  const graph = panel(view, { x: "step", y: "loss, nats" });
   map.names([[4, "up"], [1, "down, plain gradient"], [0, "down, SAM"]]);
   graph.names([[1, "plain gradient"], [0, "SAM"]]);
   const knob = map.knob({ label: "Weights", move: (x, y) => view.set({ x, y }) });
@@ -104,7 +104,7 @@ function build(view) {
     arrow(w, one.sam, 0);
     const where = `(${short(w[0], 2)}, ${short(w[1], 2)})`;
     const loss = short(one.here.loss);
-    knob.put(w[0], w[1], `${where}, loss ${loss} ${unit}`);
+    knob.put(w[0], w[1], `${where}, loss ${loss} nats`);
     map.finish(`A measured loss surface with the weights at ${where}, a step of length ${short(rho)} up, and two steps down from the weights: along the plain gradient and along SAM's.`);
 
     const losses = ways.map((path) => path.map((p) => smooth(s, ...p).loss));
@@ -126,10 +126,12 @@ function build(view) {
       return `${who} leads to ${ends[i]} in ${taken} step${taken > 1 ? "s" : ""}${left}.`;
     });
     view.say(
-      `At ${where} the loss is ${loss} ${unit}, and ${short(one.there.loss)} after the step up. ${said.join(" ")}`,
+      `At ${where} the loss is ${loss} nats, and ${short(one.there.loss)} after the step up. ${said.join(" ")}`,
     );
   };
 }
 
-export default { render: (context) => explorer(context, build) };
+const HINT = "Drag the weights; change how far up SAM looks before it steps down.";
+
+export default { render: (context) => explorer(context, HINT, build) };
 export { smooth, samStep };

@@ -71,5 +71,7 @@ function build(view) {
   };
 }
 
-export default { render: (context) => explorer(context, build) };
+const HINT = "Choose a measure, and the setting that gives the colour.";
+
+export default { render: (context) => explorer(context, HINT, build) };
 export { kendall, within };

@@ -124,7 +124,7 @@ function logTicks(low, high, count) {
 // Builds the outer element and keeps the values of the controls, also for Python.
 // `build(view)` adds controls and panels and returns the function that draws; it runs
 // at most once per frame.
-function explorer({ model, el }, build) {
+function explorer({ model, el }, hint, build) {
   const data = model.get("data");
   const values = { ...model.get("values") };
   const reading = html("p", { class: "fx-reading", "aria-live": "polite" });
@@ -166,7 +166,7 @@ function explorer({ model, el }, build) {
     "div",
     { class: "fx", role: "group", "aria-labelledby": name },
     html("p", { class: "fx-title", id: name }, data.title),
-    html("p", { class: "fx-hint" }, data.hint),
+    html("p", { class: "fx-hint" }, hint),
     controls,
     panels,
     reading,
