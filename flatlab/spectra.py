@@ -3,15 +3,19 @@
 Everything here works on a dense tensor of shape (..., k, k) or on any object with
 ``@``, ``.shape`` (..., k, k), ``.dtype`` and ``.device``; the leading axes count the
 members of an ensemble. An operator may also offer ``exact_trace()`` and
-``exact_diagonal()``, which return None where they do not apply.
+``exact_diagonal()``, which return None where they do not apply. Large vectors stay in
+the operator's dtype and place; all else is kept in float64 on the CPU.
 """
 
 import math
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from flatlab.progress import progress
 
@@ -24,93 +28,59 @@ _ROUNDING = 32
 # Probes before a standard error is believed, and how many go into one product.
 _FIRST_PROBES = 24
 _BLOCK = 8
+_CPU: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 
 
 @dataclass(frozen=True)
 class Eigenvalues:
     """Extreme eigenvalues and the evidence for them.
 
-    Attributes:
-        values: (members, k), descending. For both ends (members, 2k): the k largest,
-            then the k smallest.
-        residuals: ‖A v - value v‖ for unit vectors v, shaped like ``values``. Each
-            value is within its residual of an eigenvalue.
-        products: (members,), the products with A that each member needed.
-        converged: (members,), whether every value meets the tolerance.
-        vectors: (members, k_dim, k) unit eigenvectors in columns, or None unless
-            asked for.
+    Each value is within its residual ‖A v - value v‖ (of a unit vector v) of an
+    eigenvalue. They descend; for both ends the k largest come first, then the k
+    smallest.
     """
 
-    values: torch.Tensor
-    residuals: torch.Tensor
-    products: torch.Tensor
-    converged: torch.Tensor
-    vectors: torch.Tensor | None = None
+    values: Tensor  # (..., k), or (..., 2k) for both ends
+    residuals: Tensor  # shaped like values
+    products: Tensor  # (...), products with A that each member needed
+    converged: Tensor  # (...), whether every value meets the tolerance
+    vectors: Tensor | None = None  # (..., k_dim, k) unit eigenvectors, if asked for
 
 
 @dataclass(frozen=True)
-class Trace:
-    """A trace and the evidence for it.
+class Estimate:
+    """A trace or a diagonal, and the evidence for it."""
 
-    Attributes:
-        values: (members,).
-        standard_error: (members,), 0 where the trace is exact.
-        products: (members,), the products with A that were spent.
-        converged: (members,), whether the standard error meets the tolerance.
-    """
-
-    values: torch.Tensor
-    standard_error: torch.Tensor
-    products: torch.Tensor
-    converged: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Diagonal:
-    """A diagonal and the evidence for it.
-
-    Attributes:
-        values: (members, k).
-        standard_error: (members, k), 0 where the diagonal is exact.
-        products: (members,), the products with A that were spent.
-        converged: (members,), whether the standard error meets the tolerance.
-    """
-
-    values: torch.Tensor
-    standard_error: torch.Tensor
-    products: torch.Tensor
-    converged: torch.Tensor
+    values: Tensor  # (...) a trace, or (..., k_dim) a diagonal
+    standard_error: Tensor  # shaped like values, 0 where they are exact
+    products: Tensor  # (...), products with A that were spent
+    converged: Tensor  # (...), whether the standard error meets the tolerance
 
 
 @dataclass(frozen=True)
 class SpectralDensity:
     """A spectral density as weighted points: the share of eigenvalues near each node.
 
-    Attributes:
-        nodes: (members, probes · steps), in units of the eigenvalues.
-        weights: shaped like ``nodes``; they sum to 1 over the last axis.
-        probes: number of random probes; each contributes ``steps`` consecutive nodes.
-        products: (members,), the products with A that were spent.
+    Each probe contributes ``nodes.shape[-1] // probes`` consecutive nodes.
     """
 
-    nodes: torch.Tensor
-    weights: torch.Tensor
+    nodes: Tensor  # (..., probes · steps), in units of the eigenvalues
+    weights: Tensor  # shaped like nodes; they sum to 1 over the last axis
     probes: int
-    products: torch.Tensor
+    products: Tensor  # (...), products with A that were spent
 
-    def moment(self, order):
-        """Mean of λ**order over all eigenvalues.
-
-        Args:
-            order: a non-negative integer; order 1 is the trace divided by k.
+    def moment(self, order: int) -> tuple[Tensor, Tensor]:
+        """Mean of λ**order over all eigenvalues; order 1 is the trace divided by k.
 
         Returns:
-            The estimate and its standard error over probes, each (members,); the
-            error is NaN for a single probe.
+            The estimate and its standard error over probes, each (...); the error is
+            NaN for a single probe.
         """
-        return self._over_probes((self.weights * self.nodes**order)[..., None, :])
+        terms = self.weights * self.nodes**order
+        mean, error = self._over_probes(terms[..., None, :])
+        return mean[..., 0], error[..., 0]
 
-    def density(self, grid, width):
+    def density(self, grid: Any, width: Any) -> tuple[Tensor, Tensor]:
         """Density of eigenvalues, smoothed by a Gaussian.
 
         Args:
@@ -120,10 +90,7 @@ class SpectralDensity:
 
         Returns:
             The density at each point and its standard error over probes, each
-            (members, points); the error is NaN for a single probe.
-
-        Raises:
-            ValueError: a width is not positive.
+            (..., points); the error is NaN for a single probe.
         """
         grid = torch.as_tensor(grid, dtype=self.nodes.dtype, device=self.nodes.device)
         width = torch.as_tensor(width, dtype=grid.dtype, device=grid.device)
@@ -136,21 +103,19 @@ class SpectralDensity:
         bumps = bumps / (width * math.sqrt(2 * math.pi))
         return self._over_probes(self.weights[..., None, :] * bumps)
 
-    def _over_probes(self, terms):
-        """Sum (members, points, nodes) terms; mean and standard error over probes."""
+    def _over_probes(self, terms: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum (..., points, nodes) terms; mean and standard error over probes."""
         single = terms.unflatten(-1, (self.probes, -1)).sum(-1) * self.probes
-        mean, error = single.mean(-1), torch.full_like(single[..., 0], math.nan)
+        error = torch.full_like(single[..., 0], math.nan)
         if self.probes > 1:
             error = single.std(-1) / math.sqrt(self.probes)
-        if mean.shape[-1] == 1 and terms.shape[-2] == 1:
-            mean, error = mean.squeeze(-1), error.squeeze(-1)
-        return mean, error
+        return single.mean(-1), error
 
 
 class _Operator:
     """A symmetric operator with one flat axis of members, counting its products."""
 
-    def __init__(self, A, scale=None):
+    def __init__(self, A: Any, scale: Tensor | None = None):
         missing = [a for a in ("shape", "dtype", "device") if not hasattr(A, a)]
         if missing or not hasattr(A, "__matmul__"):
             raise TypeError(
@@ -168,20 +133,8 @@ class _Operator:
         self.eps = torch.finfo(A.dtype).eps
         self.products = 0
         self._bar = None
-        self.scale = None
-        if scale is not None:
-            scale = torch.as_tensor(scale, dtype=self.dtype, device=self.device)
-            if not bool(scale.isfinite().all()):
-                raise ValueError("scale holds NaN or infinite entries")
-            try:
-                scale = scale.expand(*self.lead, self.k)
-            except RuntimeError:
-                raise ValueError(
-                    f"expected scale of shape {(*self.lead, self.k)}, "
-                    f"got {tuple(scale.shape)}"
-                ) from None
-            self.scale = scale.reshape(self.members, self.k, 1)
-        if isinstance(A, torch.Tensor):
+        self.scale = None if scale is None else self._scale(scale)
+        if isinstance(A, Tensor):
             if not bool(A.isfinite().all()):
                 raise ValueError("the matrix holds NaN or infinite entries")
             gap = (A - A.mT).abs().amax((-2, -1))
@@ -191,74 +144,124 @@ class _Operator:
                     f"differ by up to {gap.max():.3g}"
                 )
 
-    def __matmul__(self, V):
+    def _scale(self, scale: Tensor) -> Tensor:
+        scale = torch.as_tensor(scale, dtype=self.dtype, device=self.device)
+        if not bool(scale.isfinite().all()):
+            raise ValueError("scale holds NaN or infinite entries")
+        try:
+            scale = scale.expand(*self.lead, self.k)
+        except RuntimeError:
+            raise ValueError(
+                f"expected scale of shape {(*self.lead, self.k)}, "
+                f"got {tuple(scale.shape)}"
+            ) from None
+        return scale.reshape(self.members, self.k, 1)
+
+    def __matmul__(self, V: Tensor) -> Tensor:
+        """Multiply (members, k, p) by members that are all finite."""
+        out = self.product(V)
+        # A sum is finite unless a term is not (or it overflows, which is as bad).
+        self.need_finite(out.sum((-2, -1)).cpu())
+        return out
+
+    def product(self, V: Tensor) -> Tensor:
         """Multiply (members, k, p); the products counted are those per member."""
         V = V if self.scale is None else self.scale * V
         out = self.A @ V.reshape(*self.lead, self.k, V.shape[-1])
         out = out.reshape(self.members, self.k, V.shape[-1])
-        out = out if self.scale is None else self.scale * out
         self.products += V.shape[-1]
         if self._bar is not None:
             self._bar.update(V.shape[-1])
-        # A sum is finite unless a term is not (or it overflows, which is as bad).
-        bad = (~out.sum((-2, -1)).isfinite()).nonzero().flatten().tolist()
+        return out if self.scale is None else self.scale * out
+
+    def need_finite(self, values: Tensor) -> None:
+        """Raise unless the values of all members, (members, ...), are finite."""
+        finite = values.reshape(self.members, -1).isfinite().all(-1)
+        bad = (~finite).nonzero().flatten().tolist()
         if bad:
             where = f" for members {bad}" if self.lead else ""
             raise ValueError(
                 f"a product with the operator holds NaN or infinite entries{where}"
             )
-        return out
+
+    def need_symmetry(self, gap: Tensor, longest: Tensor) -> None:
+        """Raise unless u·Av and v·Au, that differ by ``gap``, may be called equal."""
+        share = (gap / longest.clamp_min(1e-300)).nan_to_num(0.0)
+        worst = int(share.argmax())
+        single = torch.finfo(torch.float32).eps
+        if share[worst] > math.sqrt(single):
+            member = worst * self.members // len(share)
+            where = f" for member {member}" if self.lead else ""
+            raise ValueError(
+                f"the operator is not symmetric{where}: u·Av and v·Au differ by "
+                f"{gap[worst]:.3g} where ‖Av‖ reaches {longest[worst]:.3g}"
+            )
+        if self.eps < single and share[worst] > math.sqrt(self.eps):
+            self.eps = single
+            warnings.warn(
+                f"products with the operator are symmetric to {share[worst]:.1g} only: "
+                "a part of it computes in float32, whatever it is given, and results "
+                "are as accurate as in float32",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     @contextmanager
-    def watched(self, label, most):
+    def watched(self, label: str, most: int) -> Iterator[None]:
         """Show products as they are made; a search may need fewer than ``most``."""
         with progress(int(most), label) as self._bar:
             yield
         self._bar = None
 
-    def exact_diagonal(self):
-        """The diagonal, (members, k), where it is to be had exactly; else None."""
-        if isinstance(self.A, torch.Tensor):
+    def exact(self, whole: bool) -> Tensor | None:
+        """The trace (``whole``) or diagonal, where it is to be had exactly."""
+        if whole and self.scale is None and not isinstance(self.A, Tensor):
+            trace = getattr(self.A, "exact_trace", lambda: None)()
+            if trace is not None:
+                return torch.as_tensor(trace).reshape(self.members)
+        if isinstance(self.A, Tensor):
             diagonal = self.A.diagonal(dim1=-2, dim2=-1)
         else:
             diagonal = getattr(self.A, "exact_diagonal", lambda: None)()
         if diagonal is None:
             return None
         diagonal = diagonal.reshape(self.members, self.k)
-        return (
-            diagonal if self.scale is None else self.scale.squeeze(-1) ** 2 * diagonal
-        )
+        if self.scale is not None:
+            diagonal = self.scale.squeeze(-1) ** 2 * diagonal
+        return diagonal.sum(-1) if whole else diagonal
 
-    def exact_trace(self):
-        """The trace, (members,), where it is to be had exactly; else None."""
-        if self.scale is None and not isinstance(self.A, torch.Tensor):
-            trace = getattr(self.A, "exact_trace", lambda: None)()
-            if trace is not None:
-                return torch.as_tensor(trace).reshape(self.members)
-        diagonal = self.exact_diagonal()
-        return None if diagonal is None else diagonal.sum(-1)
+    def place(self, values: Tensor) -> Tensor:
+        """Values in the operator's dtype and place, which may lack float64."""
+        return values.to(self.dtype).to(self.device)
 
-    def tensor(self, values):
+    def tensor(self, values: Tensor) -> Tensor:
         """Small results, (members, ...), in the shape and place of the operator's."""
-        values = torch.as_tensor(values)
-        dtype = self.dtype if values.is_floating_point() else values.dtype
-        values = values.to(device=self.device, dtype=dtype)
-        return values.reshape((*self.lead, *values.shape[1:]))
+        if values.is_floating_point():
+            values = values.to(self.dtype)
+        return values.to(self.device).reshape((*self.lead, *values.shape[1:]))
 
 
-def _norm(U):
+def _norm(U: Tensor) -> Tensor:
     """Length over the last axis; float32 sums are pairwise, which ``norm`` is not."""
     # The largest entry is taken out so that squares cannot under- or overflow.
     largest = U.abs().amax(-1).clamp_min(torch.finfo(U.dtype).tiny)
     return (U / largest[..., None]).square().sum(-1).sqrt() * largest
 
 
-def _inner(W, U):
+def _inner(W: Tensor, U: Tensor) -> Tensor:
     """Inner products of the rows of W, (members, d, k), with U, (members, k)."""
     if U.device.type == "cpu" and U.dtype == torch.float32:
         # Pairwise sums: a long CPU matrix product in float32 loses a digit or two.
         return (W * U[:, None]).sum(-1)
     return (W @ U[..., None])[..., 0]
+
+
+def _to_cpu(*parts: Tensor) -> tuple[Tensor, ...]:
+    """Small tensors (members, ...) in float64 on the CPU, in one transfer."""
+    sizes = [part[0].numel() for part in parts]
+    joined = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+    split = joined.cpu().double().split(sizes, 1)
+    return tuple(s.reshape(p.shape) for s, p in zip(split, parts, strict=True))
 
 
 class _Subspace:
@@ -270,51 +273,48 @@ class _Subspace:
     company.
     """
 
-    def __init__(self, operator, seed):
+    def __init__(self, operator: _Operator, seed: int):
         self.operator, self.d = operator, 0
         m, k = operator.members, operator.k
         self._W = torch.zeros(
             m, min(16, k), k, dtype=operator.dtype, device=operator.device
         )
         self._AW = self._W.clone()
-        self._longest = torch.zeros(m, dtype=torch.float64)
-        self._generator = torch.Generator().manual_seed(seed)
-        self._draws = []
-        self._drawn = torch.zeros(m, dtype=torch.long)
-        self.T = torch.zeros(m, 0, 0, dtype=torch.float64)
+        self._longest = torch.zeros(m, **_CPU)
+        self._generator = torch.Generator("cpu").manual_seed(seed)
+        self._draws: list[Tensor] = []
+        self._drawn = torch.zeros(m, dtype=torch.long, device="cpu")
+        self.T = torch.zeros(m, 0, 0, **_CPU)
         self.gram = self.T
 
     @property
-    def W(self):
+    def W(self) -> Tensor:
         return self._W[:, : self.d]
 
     @property
-    def AW(self):
+    def AW(self) -> Tensor:
         return self._AW[:, : self.d]
 
-    def combine(self, coefficients):
+    def combine(self, coefficients: Tensor) -> Tensor:
         """A W c for coefficients c, (members, d): a vector (members, k)."""
-        c = coefficients.to(self.operator.device, self.operator.dtype)
-        return (c[:, None] @ self.AW)[:, 0]
+        return (self.operator.place(coefficients)[:, None] @ self.AW)[:, 0]
 
-    def complement(self, U):
+    def complement(self, U: Tensor) -> Tensor:
         """Remove from U, (members, k), its part in the span of W."""
         return U - (_inner(self.W, U)[:, None] @ self.W)[:, 0]
 
-    def random(self, chosen):
+    def random(self, chosen: Tensor) -> Tensor:
         """A fresh Gaussian vector for each chosen member, zero for the others."""
         out = torch.zeros_like(self._W[:, 0])
         for count in self._drawn[chosen].unique().tolist():
             while len(self._draws) <= count:
-                draw = torch.randn(
-                    self.operator.k, generator=self._generator, dtype=torch.float64
-                )
-                self._draws.append(draw.to(out.device, out.dtype))
+                draw = torch.randn(self.operator.k, generator=self._generator, **_CPU)
+                self._draws.append(self.operator.place(draw))
             out[(chosen & (self._drawn == count)).to(out.device)] = self._draws[count]
         self._drawn[chosen] += 1
         return out
 
-    def direction(self, U):
+    def direction(self, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalise the part of U, (members, k), that lies outside W.
 
         Returns unit vectors (members, k), the lengths before normalisation (members,)
@@ -324,15 +324,15 @@ class _Subspace:
         before = _norm(U)
         U = self.complement(U)
         length = _norm(U)
-        noise = ~(length > _ROUNDING * self.operator.eps * before)
         # A second pass: after the first one a short remainder is not yet orthogonal.
         U = self.complement(U / length.clamp_min(tiny)[:, None])
         U = U / _norm(U).clamp_min(tiny)[:, None]
-        return U, length.double().cpu(), noise.cpu()
+        length, before = _to_cpu(length, before)
+        return U, length, ~(length > _ROUNDING * self.operator.eps * before)
 
-    def append(self, U):
+    def append(self, U: Tensor) -> None:
         """Take unit vectors U, (members, k), orthogonal to W, into the basis."""
-        AU = (self.operator @ U[..., None])[..., 0]
+        AU = self.operator.product(U[..., None])[..., 0]
         d = self.d
         if d == self._W.shape[1]:
             more = torch.zeros_like(self._W[:, :16])
@@ -340,40 +340,33 @@ class _Subspace:
             self._AW = torch.cat([self._AW, more], 1)
         self._W[:, d], self._AW[:, d] = U, AU
         self.d = d + 1
-        column = _inner(self.W, AU).double().cpu()
-        row = _inner(self.AW, U).double().cpu()
-        self._longest = torch.maximum(self._longest, _norm(AU).double().cpu())
-        self._check_symmetry((column - row).abs().amax(-1))
+        size, column, row, gram = _to_cpu(
+            _norm(AU), _inner(self.W, AU), _inner(self.AW, U), _inner(self.AW, AU)
+        )
+        self.operator.need_finite(size)
+        self._longest = torch.maximum(self._longest, size)
+        self.operator.need_symmetry((column - row).abs().amax(-1), self._longest)
         self.T = self._bordered(self.T, (column + row) / 2)
-        self.gram = self._bordered(self.gram, _inner(self.AW, AU).double().cpu())
+        self.gram = self._bordered(self.gram, gram)
 
     @staticmethod
-    def _bordered(M, edge):
+    def _bordered(M: Tensor, edge: Tensor) -> Tensor:
         """M, (members, d, d), with one more row and column, (members, d + 1)."""
         M = torch.nn.functional.pad(M, (0, 1, 0, 1))
         M[:, -1] = M[:, :, -1] = edge
         return M
 
-    def _check_symmetry(self, gap):
-        wrong = (gap > math.sqrt(self.operator.eps) * self._longest).nonzero().flatten()
-        if len(wrong):
-            where = f" for members {wrong.tolist()}" if self.operator.lead else ""
-            raise ValueError(
-                f"the operator is not symmetric{where}: u·Av and v·Au differ by "
-                f"{gap[wrong[0]]:.3g} where ‖Av‖ reaches {self._longest[wrong[0]]:.3g}"
-            )
-
 
 def eigenvalues(
-    A,
-    k=1,
+    A: Any,
+    k: int = 1,
     *,
-    which="largest",
-    tol=1e-3,
-    eigenvectors=False,
-    seed=0,
-    max_products=None,
-):
+    which: str = "largest",
+    tol: float = 1e-3,
+    eigenvectors: bool = False,
+    seed: int = 0,
+    max_products: int | None = None,
+) -> Eigenvalues:
     """Extreme eigenvalues of a symmetric operator, with multiplicity, by Lanczos.
 
     Lanczos with full reorthogonalisation runs until each asked value has a residual
@@ -404,12 +397,10 @@ def eigenvalues(
 
     Returns:
         An ``Eigenvalues``. Members without convergence are marked in ``converged``,
-        with a warning. An operator without leading axes has no member axis.
+        with a warning.
 
     Raises:
-        TypeError: A is no operator.
-        ValueError: A is not square, not symmetric or not finite; k, ``which``, ``tol``
-            or ``max_products`` is out of range.
+        ValueError: A is not square, not symmetric or not finite.
 
     Reference: Haynsworth (1968), Determination of the inertia of a partitioned
     Hermitian matrix; Parlett (1998), The Symmetric Eigenvalue Problem, chapter 13.
@@ -431,8 +422,10 @@ def eigenvalues(
         raise ValueError(
             f"{asked} values need more than {asked} products, got max_products={limit}"
         )
-    limit = min(limit, operator.k)
-    search = _Search(operator, signs, k, tol, seed, limit, eigenvectors)
+    search = _Search(operator, signs, k, tol, seed, min(limit, operator.k))
+    if eigenvectors:
+        shape = operator.members, operator.k, asked
+        search.vectors = operator.place(torch.zeros(shape, device="cpu"))
     with operator.watched("eigenvalues", search.limit):
         search.run()
     if not bool(search.converged.all()):
@@ -445,15 +438,12 @@ def eigenvalues(
             RuntimeWarning,
             stacklevel=2,
         )
-    vectors = search.vectors
-    if vectors is not None:
-        vectors = vectors.reshape(*operator.lead, operator.k, asked)
     return Eigenvalues(
         values=operator.tensor(search.values),
         residuals=operator.tensor(search.residuals),
         products=operator.tensor(search.products),
         converged=operator.tensor(search.converged),
-        vectors=vectors,
+        vectors=None if search.vectors is None else operator.tensor(search.vectors),
     )
 
 
@@ -464,34 +454,34 @@ class _Search:
     is in a run that certifies one end of the spectrum.
     """
 
-    def __init__(self, operator, signs, k, tol, seed, limit, eigenvectors):
+    def __init__(
+        self,
+        operator: _Operator,
+        signs: tuple[int, ...],
+        k: int,
+        tol: float,
+        seed: int,
+        limit: int,
+    ):
         self.operator, self.signs, self.k, self.tol = operator, signs, k, tol
         self.limit, self.asked = limit, k * len(signs)
         self.space = _Subspace(operator, seed)
         m = operator.members
-        self.active = torch.ones(m, dtype=torch.bool)
-        self.values = torch.zeros(m, self.asked, dtype=torch.float64)
+        no, none = torch.zeros(m, **_CPU), torch.zeros(m, **_CPU).long()
+        self.active = none == 0
+        self.values = torch.zeros(m, self.asked, **_CPU)
         self.residuals = torch.zeros_like(self.values)
-        self.products = torch.zeros(m, dtype=torch.long)
-        self.converged = torch.zeros(m, dtype=torch.bool)
-        self.vectors = None
-        if eigenvectors:
-            self.vectors = torch.zeros(
-                m, operator.k, self.asked, dtype=operator.dtype, device=operator.device
-            )
+        self.products, self.converged = none.clone(), none != 0
+        self.vectors: Tensor | None = None
         # The certificates: how many ends are done, and the run on the present end:
         # where it started (-1: no run), the shift ±τ, the eigenvalues beyond τ and
         # log |det(T − τ)| at its start, and log Π β so far.
-        self.done = torch.zeros(m, dtype=torch.long)
-        self.start = torch.full((m,), -1)
-        self.shift = torch.zeros(m, dtype=torch.float64)
-        self.beyond = torch.zeros(m, dtype=torch.long)
-        self.log_det = torch.zeros(m, dtype=torch.float64)
-        self.log_beta = torch.zeros(m, dtype=torch.float64)
+        self.done, self.start, self.beyond = none.clone(), none - 1, none.clone()
+        self.shift, self.log_det, self.log_beta = no.clone(), no.clone(), no.clone()
         self.looked_at = 0
-        self.rounding = torch.zeros(m, 1, dtype=torch.float64)
+        self.rounding = no[:, None]
 
-    def run(self):
+    def run(self) -> None:
         space = self.space
         U, _, _ = space.direction(space.random(self.active))
         while True:
@@ -514,21 +504,20 @@ class _Search:
                 V, _, _ = space.direction(space.random(lost))
                 U = torch.where(self._on(lost), V, U)
 
-    def _on(self, mask):
+    def _on(self, mask: Tensor) -> Tensor:
         return mask.to(self.operator.device)[:, None]
 
-    def _look(self, final):
+    def _look(self, final: bool) -> Tensor:
         """Solve the small problem; finish members or start certificates.
 
         Returns the members whose next direction is to be random.
         """
         d, k, m = self.space.d, self.k, len(self.active)
         on, self.looked_at = self.active, d
-        self.theta = torch.zeros(m, d, dtype=torch.float64)
-        Y = torch.zeros(m, d, d, dtype=torch.float64)
+        self.theta, Y = torch.zeros(m, d, **_CPU), torch.zeros(m, d, d, **_CPU)
         self.theta[on], Y[on] = torch.linalg.eigh(self.space.T[on])
         index = {1: range(d - 1, d - k - 1, -1), -1: range(k - 1, -1, -1)}
-        index = torch.tensor([i for s in self.signs for i in index[s]])
+        index = torch.tensor([i for s in self.signs for i in index[s]], device="cpu")
         self.ritz, self.Y = self.theta[:, index], Y[:, :, index]
         norm = self.theta.abs().amax(-1, keepdim=True)
         self.rounding = _ROUNDING * self.operator.eps * norm
@@ -558,24 +547,22 @@ class _Search:
             self._begin(fresh)
         return fresh
 
-    def _settle(self, members):
+    def _settle(self, members: Tensor) -> Tensor:
         """Compute the residuals of ``members``; return those that all are small."""
         if bool(members.any()):
             here = slice(None) if bool(members.all()) else members
             there = here if here is not members else members.to(self.operator.device)
             y, theta = self.Y[here].mT, self.ritz[here, :, None]
-            y, ty = (
-                c.to(self.operator.device, self.operator.dtype) for c in (y, theta * y)
-            )
+            y, ty = self.operator.place(y), self.operator.place(theta * y)
             R = y @ self.space.AW[there] - ty @ self.space.W[there]
-            self.R_norm[here] = _norm(R).double().cpu()
+            self.R_norm[here] = _norm(R).cpu().double()
         return members & (self.R_norm <= self.allowed).all(-1)
 
-    def _sign(self):
+    def _sign(self) -> Tensor:
         end = self.done.clamp_max(len(self.signs) - 1)
-        return torch.tensor(self.signs, dtype=torch.float64)[end][:, None]
+        return torch.tensor(self.signs, **_CPU)[end][:, None]
 
-    def _begin(self, fresh):
+    def _begin(self, fresh: Tensor) -> None:
         """Set up the certificate of the present end for the members in ``fresh``."""
         sign = self._sign()
         end = self.done.clamp_max(len(self.signs) - 1)[:, None]
@@ -583,7 +570,7 @@ class _Search:
         inner = torch.where(sign > 0, end * self.k + self.k - 1, end * self.k)
         edge, allowed = self.ritz.gather(1, inner), self.allowed.gather(1, inner)
         # Any τ up to the full tolerance will do: keep clear of Ritz values nearby.
-        tau = edge + sign * allowed * torch.linspace(0.5, 1, 6, dtype=torch.float64)
+        tau = edge + sign * allowed * torch.linspace(0.5, 1, 6, **_CPU)
         room = (tau[:, :, None] - self.theta[:, None]).abs().amin(-1)
         shift = tau.gather(1, room.argmax(-1, keepdim=True))
         beyond = (sign * self.theta > sign * shift).sum(-1)
@@ -593,19 +580,19 @@ class _Search:
         self.beyond[fresh], self.log_det[fresh] = beyond[fresh], log_det[fresh]
         self.log_beta[fresh] = 0
 
-    def _next(self):
+    def _next(self) -> Tensor:
         """Coefficients c, (members, d), of the next direction P A W c."""
         d = self.space.d
-        c = torch.zeros(len(self.active), d, dtype=torch.float64)
+        c = torch.zeros(len(self.active), d, **_CPU)
         c[:, -1] = 1
         extend = self.active & (self.start < 0)
         if self.looked_at == d and bool(extend.any()):
             # All residuals of one Krylov space are parallel; those of several are not.
             worst = (self.R_norm / self.allowed).argmax(-1)
-            c[extend] = self.Y[torch.arange(len(c)), :, worst][extend]
+            c[extend] = self.Y[torch.arange(len(c), device="cpu"), :, worst][extend]
         running = self.active & (self.start >= 0) & (self.start < d)
         if bool(running.any()):
-            first = torch.arange(d) < self.start[running, None]
+            first = torch.arange(d, device="cpu") < self.start[running, None]
             T = self.space.T[running]
             shift = self.shift[running, None]
             M = torch.where(first[:, :, None] & first[:, None], T, 0)
@@ -614,7 +601,7 @@ class _Search:
             c[running] -= torch.linalg.solve(M, t)
         return c
 
-    def _certify(self, length, look, fresh):
+    def _certify(self, length: Tensor, look: bool, fresh: Tensor) -> None:
         """Add a step to the certificates; finish those whose bound is small enough."""
         running = self.active & (self.start >= 0) & ~fresh
         if not bool(running.any()):
@@ -633,7 +620,7 @@ class _Search:
         certified = self.done == len(self.signs)
         self._finish(self._settle(sure & certified), certified)
 
-    def _finish(self, members, certified):
+    def _finish(self, members: Tensor, certified: Tensor) -> None:
         """Record the results of ``members``."""
         self.values[members] = self.ritz[members]
         self.residuals[members] = self.R_norm[members]
@@ -642,12 +629,19 @@ class _Search:
         self.converged[members] = met[members]
         if self.vectors is not None and bool(members.any()):
             here = members.to(self.operator.device)
-            y = self.Y[members].mT.to(self.operator.device, self.operator.dtype)
+            y = self.operator.place(self.Y[members].mT)
             self.vectors[here] = (y @ self.space.W[here]).mT
         self.active[members] = False
 
 
-def trace(A, tol=1e-2, *, scale=None, max_products=1000, seed=0):
+def trace(
+    A: Any,
+    tol: float = 1e-2,
+    *,
+    scale: Tensor | None = None,
+    max_products: int = 1000,
+    seed: int = 0,
+) -> Estimate:
     """Trace of a symmetric operator, exact where that is to be had.
 
     An operator is asked for ``exact_trace()`` (or ``exact_diagonal()``) first; a dense
@@ -667,116 +661,106 @@ def trace(A, tol=1e-2, *, scale=None, max_products=1000, seed=0):
         seed: seed of the random vectors.
 
     Returns:
-        A ``Trace``. Members that did not meet the tolerance are marked in
-        ``converged``, with a warning. An operator without leading axes has no member
-        axis.
+        An ``Estimate``. Members that did not meet the tolerance are marked in
+        ``converged``, with a warning.
 
     Raises:
-        TypeError: A is no operator.
-        ValueError: A is not square, not symmetric or not finite; an argument is out of
-            range.
+        ValueError: A is not square, not symmetric or not finite.
 
     Reference: Hutchinson (1990), A stochastic estimator of the trace; Meyer, Musco,
     Musco & Woodruff (2021), Hutch++, for splitting off a subspace.
     """
-    return _estimate(Trace, A, tol, scale, max_products, seed)
+    return _estimate(True, A, tol, scale, max_products, seed)
 
 
-def diagonal(A, tol=0.1, *, scale=None, max_products=1000, seed=0):
-    """Diagonal of a symmetric operator, exact where that is to be had.
+def diagonal(
+    A: Any,
+    tol: float = 0.1,
+    *,
+    scale: Tensor | None = None,
+    max_products: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Diagonal of a symmetric operator, like ``trace``: entries g ∘ Ag of the probes.
 
-    Like ``trace``, with the estimator g ∘ Ag of Bekas, Kokiopoulou & Saad (2007).
+    With ``scale`` its entries are sᵢ² Aᵢᵢ. The standard error allowed is ``tol``, as a
+    Euclidean norm over the entries, relative to max(‖diagonal‖₂, 0.1 ‖A‖_F).
 
-    Args:
-        A: a dense tensor (..., k, k) or an operator of that shape.
-        tol: the standard error allowed, as a Euclidean norm over the entries, relative
-            to max(‖diagonal‖₂, 0.1 ‖A‖_F).
-        scale: weights s, (k,) or (..., k): the result is then sᵢ² Aᵢᵢ.
-        max_products: products with A to spend per member.
-        seed: seed of the random vectors.
-
-    Returns:
-        A ``Diagonal``. Members that did not meet the tolerance are marked in
-        ``converged``, with a warning. An operator without leading axes has no member
-        axis.
-
-    Raises:
-        TypeError: A is no operator.
-        ValueError: A is not square, not symmetric or not finite; an argument is out of
-            range.
+    Reference: Bekas, Kokiopoulou & Saad (2007), An estimator for the diagonal.
     """
-    return _estimate(Diagonal, A, tol, scale, max_products, seed)
+    return _estimate(False, A, tol, scale, max_products, seed)
 
 
-def _estimate(kind, A, tol, scale, max_products, seed):
-    """Trace or diagonal (``kind`` is the class of the result)."""
+def _estimate(whole: bool, A, tol: float, scale, max_products: int, seed: int):
+    """The trace, or the diagonal."""
     operator = _Operator(A, scale)
     if not 0 < tol < 1:
         raise ValueError(f"tol must lie between 0 and 1, got {tol}")
     if max_products < 2:
         raise ValueError(f"max_products must be at least 2, got {max_products}")
-    exact = operator.exact_trace() if kind is Trace else operator.exact_diagonal()
+    exact = operator.exact(whole)
     if exact is None and operator.k <= min(_FIRST_PROBES, max_products):
-        exact = _by_unit_vectors(kind, operator)
+        exact = _by_unit_vectors(operator, whole)
+    probes = _Probes(operator, whole, tol, seed)
     if exact is None:
-        probes = _Probes(kind, operator, tol, seed)
-        with operator.watched(kind.__name__.lower(), max_products):
+        with operator.watched("trace" if whole else "diagonal", max_products):
             enough = probes.run(max_products)
         if not enough:
-            exact = _by_unit_vectors(kind, operator)
+            exact = _by_unit_vectors(operator, whole)
     if exact is not None:
-        values, error = exact, torch.zeros_like(exact)
-        converged = torch.ones(operator.members, dtype=torch.bool)
-    else:
-        values, error, met = probes.values, probes.standard_error, probes.met
-        converged = met.cpu()
-        if not bool(converged.all()):
-            warnings.warn(
-                f"{int((~converged).sum())} of {operator.members} members did not "
-                f"reach tol={tol:g} in {operator.products} products; see "
-                f"`standard_error`, or allow more products",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-    products = torch.full((operator.members,), operator.products)
-    return kind(
-        values=operator.tensor(values),
-        standard_error=operator.tensor(error),
+        probes.values, probes.standard_error = exact, torch.zeros_like(exact)
+        probes.met = torch.ones(operator.members, dtype=torch.bool, device="cpu")
+    if not bool(probes.met.all()):
+        warnings.warn(
+            f"{int((~probes.met).sum())} of {operator.members} members did not reach "
+            f"tol={tol:g} in {operator.products} products; see `standard_error`, or "
+            f"allow more products",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    products = torch.full((operator.members,), operator.products, device="cpu")
+    return Estimate(
+        values=operator.tensor(probes.values),
+        standard_error=operator.tensor(probes.standard_error),
         products=operator.tensor(products),
-        converged=operator.tensor(converged),
+        converged=operator.tensor(probes.met),
     )
 
 
-def _by_unit_vectors(kind, operator):
+def _by_unit_vectors(operator: _Operator, whole: bool) -> Tensor:
     """The exact trace or diagonal from k products."""
     options = {"dtype": operator.dtype, "device": operator.device}
     entries = []
     for first in range(0, operator.k, _BLOCK):
-        rows = torch.arange(first, min(first + _BLOCK, operator.k))
+        rows = torch.arange(
+            first, min(first + _BLOCK, operator.k), device=operator.device
+        )
         E = torch.zeros(operator.k, len(rows), **options)
         E[rows, rows - first] = 1
         AE = operator @ E.expand(operator.members, -1, -1)
-        entries.append(AE[:, rows.to(AE.device)].diagonal(dim1=-2, dim2=-1))
-    entries = torch.cat(entries, -1)
-    return entries.sum(-1) if kind is Trace else entries
+        entries.append(AE[:, rows].diagonal(dim1=-2, dim2=-1))
+    diagonal = torch.cat(entries, -1)
+    return diagonal.sum(-1) if whole else diagonal
 
 
 class _Probes:
     """Hutchinson's estimator on the complement of a Krylov space."""
 
-    def __init__(self, kind, operator, tol, seed):
-        self.kind, self.operator, self.tol = kind, operator, tol
+    def __init__(self, operator: _Operator, whole: bool, tol: float, seed: int):
+        self.operator, self.whole, self.tol = operator, whole, tol
         self.space = _Subspace(operator, seed)
-        self.generator = torch.Generator().manual_seed(seed + 1)
+        self.generator = torch.Generator("cpu").manual_seed(seed + 1)
+        self.count, self.mean, self.spread = 0, torch.zeros((), **_CPU), 0.0
+        self.values = self.standard_error = self.met = self.mean
 
-    def run(self, limit):
+    def run(self, limit: int) -> bool:
         """Estimate within ``limit`` products; False if unit vectors are cheaper."""
         operator = self.operator
         first = min(_FIRST_PROBES, limit)
         blocks = [self._block(min(_BLOCK, first - i)) for i in range(0, first, _BLOCK)]
         # E‖Ag‖² = ‖A‖_F² for random signs g.
-        self.frobenius = torch.cat([AG.square().sum(1) for _, AG in blocks], -1)
-        self.frobenius = self.frobenius.double().mean(-1).sqrt()
+        squares = torch.cat([AG.square().sum(1) for _, AG in blocks], -1)
+        self.frobenius = squares.cpu().double().mean(-1).sqrt()
         need = self._look(blocks)
         # The first probes judge whether a larger subspace would pay for itself. They
         # do not enter the subspace, so the estimate stays unbiased.
@@ -793,24 +777,24 @@ class _Probes:
             need = self._look([block], more=True)
         return True
 
-    def _left(self, limit):
+    def _left(self, limit: int) -> int:
         return limit - self.operator.products
 
-    def _block(self, count):
+    def _block(self, count: int) -> tuple[Tensor, Tensor]:
         """Random signs G, the same for every member, and A G: (members, k, count)."""
         operator = self.operator
-        G = torch.randint(0, 2, (operator.k, count), generator=self.generator)
-        G = (2 * G - 1).to(operator.device, operator.dtype)
-        G = G.expand(operator.members, -1, -1)
+        shape = (operator.k, count)
+        G = torch.randint(0, 2, shape, generator=self.generator, device="cpu")
+        G = operator.place(2 * G - 1).expand(operator.members, -1, -1)
         return G, operator @ G
 
-    def _extend(self):
+    def _extend(self) -> bool:
         """Grow the subspace by a few Krylov vectors; False when none are left."""
         space = self.space
+        everyone = torch.ones(self.operator.members, dtype=torch.bool, device="cpu")
         for _ in range(_BLOCK):
             if space.d == self.operator.k:
                 return False
-            everyone = torch.ones(self.operator.members, dtype=torch.bool)
             if space.d == 0:
                 U, _, _ = space.direction(space.random(everyone))
             else:
@@ -821,33 +805,31 @@ class _Probes:
             space.append(U)
         return True
 
-    def _samples(self, G, AG):
+    def _samples(self, G: Tensor, AG: Tensor) -> Tensor:
         """What each probe says of the complement of W: (members, entries, count)."""
         W, AW = self.space.W, self.space.AW
         inside = W @ G
-        G_out = G - W.mT @ inside
         AG_out = AG - AW.mT @ inside
         AG_out = AG_out - W.mT @ (W @ AG_out)
-        if self.kind is Trace:
-            return (G_out * AG_out).sum(1, keepdim=True).double()
         # (I - W Wᵀ) A (I - W Wᵀ), entry by entry on the side of G.
-        return (G * AG_out).double()
+        if not self.whole:
+            return (G * AG_out).cpu().double()
+        return ((G - W.mT @ inside) * AG_out).sum(1, keepdim=True).cpu().double()
 
-    def _known(self):
+    def _known(self) -> Tensor:
         """The part of the result that W accounts for, (members, entries)."""
-        W, AW = self.space.W, self.space.AW
-        T = self.space.T.to(self.operator.device)
-        if self.kind is Trace:
+        T, W, AW = self.space.T, self.space.W, self.space.AW
+        if self.whole:
             return T.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
         # A − P A P = AW Wᵀ + W (AW)ᵀ − W T Wᵀ
-        WT = T.to(W.dtype) @ W
-        return (2 * W * AW - W * WT).double().sum(1)
+        WT = self.operator.place(T) @ W
+        return (2 * W * AW - W * WT).cpu().double().sum(1)
 
-    def _look(self, blocks, more=False):
+    def _look(self, blocks: list[tuple[Tensor, Tensor]], more: bool = False) -> int:
         """Update the estimate; return how many more probes it is likely to need."""
         samples = torch.cat([self._samples(G, AG) for G, AG in blocks], -1)
         if not more:
-            self.count, self.mean, self.spread = 0, 0.0, 0.0
+            self.count, self.mean, self.spread = 0, torch.zeros((), **_CPU), 0.0
         count, mean = samples.shape[-1], samples.mean(-1)
         gap, total = mean - self.mean, self.count + count
         self.spread = (
@@ -859,21 +841,23 @@ class _Probes:
         values = self._known() + self.mean
         error = (self.spread / (total - 1) / total).sqrt()
         size = values.square().sum(-1).sqrt()
-        floor = self.frobenius * (1 if self.kind is Trace else 0.1)
+        floor = self.frobenius * (1 if self.whole else 0.1)
         allowed = self.tol * torch.maximum(size, floor)
         # Rounding alone must not keep an exact answer from being accepted.
         allowed = allowed + _ROUNDING * self.operator.eps * self.frobenius
-        whole = error.square().sum(-1).sqrt()
-        self.met = whole <= allowed
+        spread = error.square().sum(-1).sqrt()
+        self.met = spread <= allowed
         self.values, self.standard_error = values, error
-        if self.kind is Trace:
+        if self.whole:
             self.values, self.standard_error = values[:, 0], error[:, 0]
-        short = (whole / allowed.clamp_min(torch.finfo(allowed.dtype).tiny)).square()
+        short = (spread / allowed.clamp_min(torch.finfo(allowed.dtype).tiny)).square()
         need = torch.where(self.met, 0, total * (short - 1))
         return math.ceil(min(float(need.max()), 1e12))
 
 
-def spectral_density(A, probes=8, steps=80, *, seed=0):
+def spectral_density(
+    A: Any, probes: int = 8, steps: int = 80, *, seed: int = 0
+) -> SpectralDensity:
     """Spectral density of a symmetric operator by stochastic Lanczos quadrature.
 
     Each probe, uniform on the unit sphere, sees the spectrum with weights whose mean is
@@ -891,9 +875,7 @@ def spectral_density(A, probes=8, steps=80, *, seed=0):
         standard error that it states.
 
     Raises:
-        TypeError: A is no operator.
-        ValueError: A is not square, not symmetric or not finite; ``probes`` or
-            ``steps`` is not positive.
+        ValueError: A is not square, not symmetric or not finite.
 
     Reference: Ubaru, Chen & Saad (2017), Fast estimation of tr(f(A)) via stochastic
     Lanczos quadrature; Ghorbani, Krishnan & Xiao (2019) for networks.
@@ -902,52 +884,51 @@ def spectral_density(A, probes=8, steps=80, *, seed=0):
     if probes < 1 or steps < 1:
         raise ValueError(f"need probes ≥ 1 and steps ≥ 1, got {probes} and {steps}")
     steps = min(steps, operator.k)
-    m, k = operator.members, operator.k
-    draws = torch.randn(
-        probes, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-    draws = draws / draws.norm(dim=-1, keepdim=True)
-    # One basis per pair of member and probe.
-    q = draws.to(operator.device, operator.dtype).expand(m, probes, k)
-    q = q.reshape(m * probes, k)
-    basis = torch.zeros(
-        m * probes, steps, k, dtype=operator.dtype, device=operator.device
-    )
-    alpha = torch.zeros(m * probes, steps, dtype=torch.float64)
-    beta = torch.zeros(m * probes, steps, dtype=torch.float64)
-    size = torch.zeros(m * probes, dtype=torch.float64)
-    alive = torch.ones(m * probes, dtype=torch.bool)
-    for j in progress(range(steps), "spectral density"):
-        basis[:, j] = q
-        V = q.reshape(m, probes, k).mT
-        u = (operator @ V).mT.reshape(m * probes, k)
-        size = torch.maximum(size, _norm(u).double().cpu())
-        W = basis[:, : j + 1]
-        inside = _inner(W, u)
-        alpha[:, j] = inside[:, -1].double().cpu()
-        # u·Av = v·Au for the two latest vectors: A q_{j-1} ended in beta q_j.
-        if j:
-            gap = (inside[:, -2].double().cpu() - beta[:, j - 1]).abs() * alive
-            if bool((gap > math.sqrt(operator.eps) * size).any()):
-                raise ValueError(
-                    f"the operator is not symmetric: u·Av and v·Au differ by "
-                    f"{gap.max():.3g} where ‖Av‖ reaches {size.max():.3g}"
-                )
-        u = u - (inside[:, None] @ W)[:, 0]
-        u = u - (_inner(W, u)[:, None] @ W)[:, 0]
-        length = _norm(u)
-        # A probe whose Krylov space is exhausted is complete: it stays where it is.
-        alive = alive & (length.cpu().double() > _ROUNDING * operator.eps * size)
-        keep = alive.to(u.device)[:, None]
-        q = torch.where(keep, u / length.clamp_min(1e-30)[:, None], 0)
-        beta[:, j] = torch.where(alive, length.double().cpu(), 0)
-    off = torch.diag_embed(beta[:, :-1], offset=1)
-    T = torch.diag_embed(alpha) + off + off.mT
-    nodes, Y = torch.linalg.eigh(T)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    draws = torch.randn(probes, operator.k, generator=generator, **_CPU)
+    q = operator.place(draws / draws.norm(dim=-1, keepdim=True))
+    nodes, Y = torch.linalg.eigh(_tridiagonal(operator, q, steps))
     weights = Y[:, 0].square() / probes
+    m = operator.members
+    products = torch.full((m,), operator.products, device="cpu")
     return SpectralDensity(
         nodes=operator.tensor(nodes.reshape(m, probes * steps)),
         weights=operator.tensor(weights.reshape(m, probes * steps)),
         probes=probes,
-        products=operator.tensor(torch.full((m,), operator.products)),
+        products=operator.tensor(products),
     )
+
+
+def _tridiagonal(operator: _Operator, q: Tensor, steps: int) -> Tensor:
+    """Lanczos from unit vectors q, (probes, k): T, (members · probes, steps, steps)."""
+    m, (probes, k) = operator.members, q.shape
+    # One basis per pair of member and probe.
+    q = q.expand(m, probes, k).reshape(m * probes, k)
+    basis = q.new_zeros(m * probes, steps, k)
+    alpha, beta = torch.zeros(2, m * probes, steps, **_CPU).unbind()
+    longest = torch.zeros(m * probes, **_CPU)
+    alive = torch.ones(m * probes, dtype=torch.bool, device="cpu")
+    for j in progress(range(steps), "spectral density"):
+        basis[:, j] = q
+        V = q.reshape(m, probes, k).mT
+        u = operator.product(V).mT.reshape(m * probes, k)
+        size, W = _norm(u), basis[:, : j + 1]
+        inside = _inner(W, u)
+        u = u - (inside[:, None] @ W)[:, 0]
+        u = u - (_inner(W, u)[:, None] @ W)[:, 0]
+        length = _norm(u)
+        size, along, norm = _to_cpu(size, inside[:, -2:], length)
+        operator.need_finite(size)
+        longest = torch.maximum(longest, size)
+        alpha[:, j] = along[:, -1]
+        # u·Av = v·Au for the two latest vectors: A q_{j-1} ended in beta q_j.
+        if j:
+            gap = (along[:, -2] - beta[:, j - 1]).abs() * alive
+            operator.need_symmetry(gap, longest)
+        # A probe whose Krylov space is exhausted is complete: it stays where it is.
+        alive = alive & (norm > _ROUNDING * operator.eps * longest)
+        keep = alive.to(u.device)[:, None]
+        q = torch.where(keep, u / length.clamp_min(1e-30)[:, None], 0)
+        beta[:, j] = torch.where(alive, norm, 0)
+    off = torch.diag_embed(beta[:, :-1], offset=1)
+    return torch.diag_embed(alpha) + off + off.mT

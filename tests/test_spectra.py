@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flatlab import spectra
 from flatlab.spectra import diagonal, eigenvalues, spectral_density, trace
 
 
@@ -412,40 +411,58 @@ def test_density_where_the_krylov_space_is_exhausted():
     assert single.moment(1)[0] == 2 and single.moment(1)[1].isnan()
 
 
-@pytest.mark.parametrize(
-    "measure",
-    [
-        lambda A: spectra.eigenvalues(A, 2),
-        lambda A: spectra.trace(A, max_products=40),
-        lambda A: spectra.spectral_density(A, probes=1, steps=5),
-    ],
-)
-def test_long_measurements_count_their_products(measure, monkeypatch):
-    class Dense:
-        """An operator that offers nothing exact."""
+class Mps(torch.Tensor):
+    """A tensor that refuses float64, as those of a device without it do."""
 
-        def __init__(self, A):
-            self.A, self.shape, self.dtype, self.device = A, A.shape, A.dtype, A.device
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        out = super().__torch_function__(function, types, args, kwargs or {})
+        if function is torch.Tensor.cpu:
+            return out.as_subclass(torch.Tensor)
+        if isinstance(out, Mps) and out.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return out
 
+
+FUNCTIONS = [eigenvalues, trace, diagonal, spectral_density]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_devices_without_float64_and_other_default_devices(function):
+    class Without(Operator):
         def __matmul__(self, V):
-            return self.A @ V
+            return (self.A @ V.as_subclass(torch.Tensor)).as_subclass(Mps)
 
-    seen = []
-    genuine = spectra.progress
+    generator = torch.Generator().manual_seed(0)
+    A = matrices(outliers(2, 60, generator), generator).float()
 
-    def watched(work, label):
-        bar = genuine(work, label)
-        if isinstance(work, int):
-            bar.update = seen.append
-        else:
-            bar.iterable = (seen.append(1) or step for step in work)
-        return bar
+    def numbers(operator):
+        found = function(operator)
+        return found.nodes if function is spectral_density else found.values
 
-    monkeypatch.setenv("FLATLAB_PROGRESS", "0")
-    monkeypatch.setattr(spectra, "progress", watched)
-    A = torch.diag(torch.arange(1.0, 31.0, dtype=torch.float64))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert sum(seen) == 0
-        found = measure(Dense(A))
-    assert sum(seen) == found.products
+    expected = numbers(Operator(A))
+    assert torch.equal(numbers(Without(A)).as_subclass(torch.Tensor), expected)
+    before = torch.get_default_device()
+    torch.set_default_device("meta")
+    try:
+        found = numbers(Operator(A))
+    finally:
+        torch.set_default_device(before)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("function", [eigenvalues, spectral_density])
+def test_an_operator_that_computes_in_float32_is_measured_with_a_warning(function):
+    class Single(Operator):
+        def __matmul__(self, V):
+            noise = 1e-7 * torch.randn(V.shape, generator=generator, dtype=V.dtype)
+            return self.A @ V + noise * (self.A @ V).norm(dim=-2, keepdim=True)
+
+    generator = torch.Generator().manual_seed(0)
+    A = matrices(outliers(1, 60, generator), generator)[0]
+    with pytest.warns(RuntimeWarning, match="float32"):
+        found = function(Single(A))
+    if function is eigenvalues:
+        assert found.converged
+        top = torch.linalg.eigvalsh(A)[-1]
+        torch.testing.assert_close(found.values[0], top, rtol=1e-5, atol=0)
