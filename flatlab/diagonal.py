@@ -22,7 +22,6 @@ from torch.autograd.graph import get_gradient_edge
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from flatlab.evaluation import own_labels
 from flatlab.loss import CHUNK_ELEMENTS, Loss, select
 from flatlab.network import Network, Parameters
 
@@ -94,7 +93,7 @@ def chunks_of(
     loss: Loss, w: Tensor, member: int
 ) -> Iterator[tuple[Any, Tensor, float]]:
     """The data of one member of w, (members, k), in chunks."""
-    if not own_labels(loss):
+    if not loss.own_labels:
         yield from loss.chunks(w[member])
         return
     for x, y, share in loss.chunks(w):

@@ -1,6 +1,8 @@
 """What the environment decides: the device, the scale, whether to show progress."""
 
+import importlib
 import os
+from types import ModuleType
 
 import torch
 
@@ -94,3 +96,14 @@ def scaled(*, smoke, laptop, gpu):
         ValueError: ``FLATLAB_SCALE`` is none of the three scales.
     """
     return {"smoke": smoke, "laptop": laptop, "gpu": gpu}[scale()]
+
+
+def needs(package: str, extra: str = "course") -> ModuleType:
+    """Import an optional package, or say how to install what the course needs."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"this needs {package}, which is not part of flatlab itself: "
+            f'pip install "flatlab[{extra}]"'
+        ) from error

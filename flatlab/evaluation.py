@@ -49,11 +49,6 @@ def checked(loss: Loss, w: Tensor) -> tuple[Tensor, bool]:
     return members, w.ndim == 1
 
 
-def own_labels(loss: Loss) -> bool:
-    """Whether every member has labels of its own, so that members keep their places."""
-    return loss.y.ndim == 2 and loss.y.shape[1] == loss.n
-
-
 def at_points(loss: Loss, measure: Callable, points: Tensor):
     """A measure at several points per member, all evaluated as one ensemble.
 
@@ -67,7 +62,7 @@ def at_points(loss: Loss, measure: Callable, points: Tensor):
         (points, members, ...), or a tuple of such.
     """
     count, members, k = points.shape
-    if own_labels(loss):
+    if loss.own_labels:
         parts = [measure(p) for p in points]
         if isinstance(parts[0], tuple):
             return tuple(torch.stack(p) for p in zip(*parts, strict=True))

@@ -10,7 +10,6 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlab.diagonal import chunks_of, exact_diagonal, leaves_of
-from flatlab.evaluation import own_labels
 from flatlab.loss import Loss, select
 
 # graphs kept between products may take so much memory; on a GPU half of what is free
@@ -171,7 +170,7 @@ class _Piece:
     def __init__(self, loss, leaves, x, y, share, member: slice, count: int):
         self.loss, self.leaves, self.x, self.y = loss, leaves, x, y
         self.share, self.member, self.members = share, member, count > 1
-        self.examples = y.shape[1] if count > 1 and own_labels(loss) else y.shape[0]
+        self.examples = y.shape[1] if count > 1 and loss.own_labels else y.shape[0]
         widest = max(shape[0] for shape in loss.net.layout.shapes)
         size = self.examples * widest * count
         small = loss.net.together and size <= AT_ONCE
@@ -181,7 +180,7 @@ class _Piece:
 
     def value(self, leaves: dict[str, Tensor], count: int | None = None) -> Tensor:
         """The summed losses of the members, on the first examples."""
-        own = self.members and own_labels(self.loss)
+        own = self.members and self.loss.own_labels
         x, y = select(self.x, slice(count)), self.y
         y = y[:, :count] if own else y[:count]
         return self.loss.value(leaves, x, y, self.members).sum() * self.share

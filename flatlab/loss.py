@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flatlab.network import Network, Parameters
+from flatlab.network import Network, Parameters, over_members
 
+# a loss at weights that are not finite is itself not finite, and says so
+_over_members = partial(over_members, finite=False)
 # numbers that one evaluation may hold: 128 MiB in float32
 CHUNK_ELEMENTS = 2**25
 
@@ -59,7 +62,9 @@ class Criterion:
                 "callable (logits, y)"
             )
 
-    def mean(self, outputs: Tensor, y: Tensor, members: bool) -> Tensor:
+    def mean(
+        self, outputs: Tensor, y: Tensor, members: bool, own: bool = False
+    ) -> Tensor:
         """Mean loss of every member.
 
         Args:
@@ -67,6 +72,7 @@ class Criterion:
                 leading axis of members where there are any.
             y: (n,) or (members, n) labels, or targets of any form for a callable.
             members: whether the outputs have an axis of members.
+            own: whether y has one too.
 
         Returns:
             () or (members,).
@@ -87,7 +93,6 @@ class Criterion:
         if not members:
             return self.function(outputs, y).mean()
         # a callable sees one member at a time: what it reduces over is its own affair
-        own = y.ndim >= 2 and y.shape[:2] == outputs.shape[:2]
         return torch.stack(
             [
                 self.function(z, y[i] if own else y).mean()
@@ -214,15 +219,20 @@ class Loss:
             )
         self.net = net
         self.criterion = Criterion(criterion)
-        self.x, self.y = x, y
         self.n = len(_first(x))
         if self.n == 0:
             raise ValueError("the data hold no examples")
-        if self.n not in y.shape[:2]:
+        axes = [i for i, size in enumerate(y.shape) if size == self.n]
+        if not axes:
             raise ValueError(
                 f"there are {self.n} inputs but labels of shape {tuple(y.shape)}, "
                 "expected one label per input"
             )
+        # a named criterion has one label per example, so its last axis counts them
+        last = isinstance(criterion, str) and y.shape[-1] == self.n
+        self._labelled = y.shape[: -1 if last else axes[0]]
+        self.x = x
+        self.y = y.flatten(0, len(self._labelled) - 1) if self._labelled else y
         for part in x.values() if isinstance(x, Mapping) else [_first(x)]:
             if part.is_floating_point() and not part.isfinite().all():
                 raise ValueError("the inputs hold NaN or infinite values")
@@ -236,6 +246,23 @@ class Loss:
 
     def __repr__(self) -> str:
         return f"Loss({self.net!r}, n={self.n})"
+
+    @property
+    def own_labels(self) -> bool:
+        """Whether every member has labels of its own: y is (members, n, ...)."""
+        return bool(self._labelled)
+
+    def check(self, w: Tensor) -> None:
+        """Raise unless w is (..., k) of the network, with members for own labels."""
+        self.net.check(w)
+        labelled, lead = self._labelled, w.shape[:-1]
+        if labelled and (
+            lead[-len(labelled) :] != labelled and lead[-1:] != (labelled.numel(),)
+        ):
+            raise ValueError(
+                f"the labels are of {labelled.numel()} members, w has the shape "
+                f"{tuple(w.shape)}"
+            )
 
     def chunks(self, w: Tensor) -> Iterator[tuple[object, Tensor, float]]:
         """The data in the place and dtype of w.
@@ -251,16 +278,13 @@ class Loss:
         """
         parts = self._parts(w)
         y = self._placed[2]
-        own_labels = y.ndim == 2 and y.shape[1] == self.n
-        if own_labels and (w.ndim == 1 or w.shape[0] != y.shape[0]):
-            raise ValueError(
-                f"the labels are of {y.shape[0]} members, w has the shape "
-                f"{tuple(w.shape)}"
-            )
+        if self.own_labels:
+            self.check(w if len(w) % len(y) else w[: len(y)])
+            y = y.repeat(len(w) // len(y), *[1] * (y.ndim - 1))  # points x members
         for part in parts:
             share = (part.stop - part.start) / self.n
             x = select(self._placed[1], part)
-            yield x, y[:, part] if own_labels else y[part], share
+            yield x, y[:, part] if self.own_labels else y[part], share
 
     def _parts(self, w: Tensor) -> list[slice]:
         """Ranges of examples to take at once; puts the data where w is."""
@@ -294,103 +318,59 @@ class Loss:
             () or (members,).
         """
         logits = self.net.evaluate(parameters, x, members=members)
-        return self.criterion.mean(logits, y, members)
+        return self.criterion.mean(logits, y, members, self.own_labels)
 
     def _each(self, w: Tensor, function) -> Tensor:
-        self.net.check(w)
-        members = w.ndim == 2
-        parameters = self.net.unflatten(w.detach())
-        total = None
+        parameters = self.net.unflatten(w)
+        total = torch.zeros((), dtype=w.dtype, device=w.device)
         for x, y, share in self.chunks(w):
-            logits = self.net.evaluate(parameters, x, members=members)
-            part = function(logits, y, members) * share
-            total = part if total is None else total + part
+            logits = self.net.evaluate(parameters, x, members=True)
+            total = total + function(logits, y, True, self.own_labels) * share
         return total
 
+    @_over_members
     @torch.no_grad()
     def __call__(self, w: Tensor) -> Tensor:
-        """L_S(w).
-
-        Args:
-            w: (k,) or (members, k).
-
-        Returns:
-            () or (members,), in nats for cross-entropy.
-        """
+        """L_S(w), in nats for cross-entropy: (...,) for w of shape (..., k)."""
         return self._each(w, self.criterion.mean)
 
+    @_over_members
     @torch.no_grad()
     def accuracy(self, w: Tensor) -> Tensor:
-        """Fraction of examples whose largest logit is the label's.
-
-        Args:
-            w: (k,) or (members, k).
-
-        Returns:
-            () or (members,), in [0, 1].
-        """
+        """Fraction of examples whose largest logit is the label's, (...,)."""
         return self._each(
-            w, lambda logits, y, _: (logits.argmax(-1) == y).to(w.dtype).mean(-1)
+            w, lambda logits, y, *_: (logits.argmax(-1) == y).to(w.dtype).mean(-1)
         )
 
+    @_over_members
     @torch.no_grad()
     def logits(self, w: Tensor) -> Tensor:
-        """Outputs on all examples; the labels do not matter.
-
-        Args:
-            w: (k,) or (members, k).
-
-        Returns:
-            (n, classes) or (members, n, classes).
-        """
-        self.net.check(w)
-        parameters = self.net.unflatten(w.detach())
+        """Outputs on all examples, (..., n, classes); the labels do not matter."""
+        parameters = self.net.unflatten(w)
+        parts = self._parts(w)
+        xs = (select(self._placed[1], part) for part in parts)
         return torch.cat(
-            [
-                self.net.evaluate(
-                    parameters, select(self._placed[1], part), members=w.ndim == 2
-                )
-                for part in self._parts(w)
-            ],
-            dim=-2,
+            [self.net.evaluate(parameters, x, members=True) for x in xs], dim=1
         )
 
     def gradient(self, w: Tensor) -> Tensor:
-        """The gradient of L_S at w.
-
-        Args:
-            w: (k,) or (members, k).
-
-        Returns:
-            The same shape.
-        """
+        """The gradient of L_S at w, in the shape of w."""
         return self.value_and_gradient(w)[1]
 
+    @_over_members
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """L_S(w) and its gradient, from one evaluation.
-
-        Args:
-            w: (k,) or (members, k).
-
-        Returns:
-            () or (members,), and a tensor of the shape of w.
-        """
-        self.net.check(w)
-        members = w.ndim == 2
-        leaves = {
-            n: p.detach().requires_grad_() for n, p in self.net.unflatten(w).items()
-        }
-        value, gradient = None, None
+        """L_S(w) and its gradient, from one evaluation: (...,) and (..., k)."""
+        leaves = {n: p.requires_grad_() for n, p in self.net.unflatten(w).items()}
+        value, gradient = torch.zeros(len(w)).to(w), torch.zeros_like(w)
         for x, y, share in self.chunks(w):
             with torch.enable_grad():
-                part = self.value(leaves, x, y, members) * share
+                part = self.value(leaves, x, y, True) * share
                 # members do not interact: the gradient of the sum is each one's own
                 grads = torch.autograd.grad(
                     part.sum(), list(leaves.values()), materialize_grads=True
                 )
-            flat = self.net.flatten(
-                dict(zip(leaves, grads, strict=True)), members=members
+            value = value + part.detach()
+            gradient = gradient + self.net.flatten(
+                dict(zip(leaves, grads, strict=True)), members=True
             )
-            value = part.detach() if value is None else value + part.detach()
-            gradient = flat if gradient is None else gradient + flat
         return value, gradient

@@ -1,8 +1,11 @@
 """A module as a function f(w, x) of one flat weight vector per member."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Parameters = dict[str, Tensor]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -239,12 +243,12 @@ class Network:
         )
 
     def check(self, w: Tensor) -> None:
-        """Raise unless w has the shape (k,) or (members, k) of this network."""
+        """Raise unless w has the shape (..., k) of this network."""
         if not isinstance(w, Tensor) or not w.is_floating_point():
             raise TypeError(
                 f"w is {type(w).__name__}, expected a floating-point tensor"
             )
-        if w.ndim not in (1, 2) or w.shape[-1] != self.k:
+        if w.ndim < 1 or w.shape[-1] != self.k:
             raise ValueError(
                 f"w has shape {tuple(w.shape)}, expected ({self.k},) or "
                 f"(members, {self.k}): are these the weights of another network?"
@@ -318,7 +322,10 @@ class Network:
             (n, classes) or (members, n, classes).
         """
         self.check(w)
-        return self.evaluate(self.unflatten(w), x, members=w.ndim == 2)
+        if w.ndim == 1:
+            return self.evaluate(self.unflatten(w), x, members=False)
+        members = self.unflatten(w.reshape(-1, self.k))
+        return _lead_back(self.evaluate(members, x, members=True), w.shape[:-1])
 
     def evaluate(
         self,
@@ -547,6 +554,61 @@ class Network:
             for handle in handles:
                 handle.remove()
         return found
+
+
+def over_members(function: _F, *, finite: bool = True) -> _F:
+    """Let ``function(net_or_loss, w, ...)`` take w with any leading axes.
+
+    Inside, w is (members, k), detached, finite and of this network. Every tensor of
+    the result (itself, in a tuple, list or dict, or a field of a dataclass) whose first
+    dimension counts the members gets the leading axes of w back; fields with
+    ``metadata={"shared": True}`` belong to all members and stay as they are.
+    """
+    signature = inspect.signature(function)
+    first, second = list(signature.parameters)[:2]
+
+    @functools.wraps(function)
+    def outer(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        owner, w = given[first], given[second]
+        if not isinstance(getattr(owner, "net", owner), Network) or (
+            first == "loss" and isinstance(owner, Network)
+        ):
+            wanted = "Loss" if first == "loss" else "Network"
+            raise TypeError(f"expected a {wanted}, got {type(owner).__name__}")
+        owner.check(w)
+        lead, members = w.shape[:-1], w.detach().reshape(-1, w.shape[-1])
+        bad = (~members.isfinite().all(-1)).nonzero().flatten() if finite else ()
+        if len(bad):
+            where = f" of members {bad.tolist()}" if lead else ""
+            raise ValueError(
+                f"the weights{where} hold NaN or infinite values; leave out members "
+                "whose training diverged"
+            )
+        given[second] = members
+        bound = inspect.BoundArguments(signature, given)
+        return _lead_back(function(*bound.args, **bound.kwargs), lead)
+
+    return cast(_F, outer)
+
+
+def _lead_back(result, lead: torch.Size):
+    """The leading axes ``lead`` in place of the axis of members, in all of a result."""
+    if isinstance(result, Tensor):
+        is_ours = result.ndim > 0 and len(result) == lead.numel()
+        return result.reshape(lead + result.shape[1:]) if is_ours else result
+    if isinstance(result, Mapping):
+        return {name: _lead_back(part, lead) for name, part in result.items()}
+    if isinstance(result, tuple | list):
+        return type(result)(_lead_back(part, lead) for part in result)
+    if is_dataclass(result) and not isinstance(result, type):
+        own = {
+            f.name: _lead_back(getattr(result, f.name), lead)
+            for f in fields(result)
+            if f.init and not f.metadata.get("shared")
+        }
+        return replace(result, **own)
+    return result
 
 
 def chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flatlab.evaluation import checked, own_labels, tolerated
+from flatlab.evaluation import checked, tolerated
 from flatlab.loss import Loss
 from flatlab.network import Layout
 from flatlab.progress import progress
@@ -137,7 +137,7 @@ def bits_per_weight(loss: Loss, w: Tensor, rise: float = 0.1) -> Precision:
         Members with labels of their own cannot leave the ensemble: they all go along.
         """
         nonlocal found, at_found, at_next
-        asked = torch.ones_like(active) if own_labels(loss) else active
+        asked = torch.ones_like(active) if loss.own_labels else active
         cost = torch.full_like(base, torch.nan)
         if bool(active.any()):
             rough = quantise(w[asked], layout, levels[asked])

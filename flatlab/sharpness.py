@@ -14,7 +14,6 @@ from flatlab.evaluation import (
     at_points,
     check_samples,
     checked,
-    own_labels,
     rises,
     tolerated,
 )
@@ -503,7 +502,7 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             logits = loss.net.evaluate(leaves, x, members=True)
             free = logits.detach().requires_grad_()
-            value = loss.criterion.mean(free, y, members=True).sum()
+            value = loss.criterion.mean(free, y, True, loss.own_labels).sum()
             (residual,) = torch.autograd.grad(value, free)
             # J w by two reverse passes: Jᵀ u is linear in u, and its slope is J
             u = torch.zeros_like(logits, requires_grad=True)
@@ -558,7 +557,7 @@ def relative_flatness(loss: Loss, w: Tensor, layer: str | None = None) -> Tensor
         raise ValueError(
             f"layer is {layer!r}, expected one of the dense layers {names}"
         )
-    if own_labels(loss):
+    if loss.own_labels:
         raise ValueError("the members have labels of their own; measure them in turn")
     kappa = torch.stack([_relative_flatness(loss, one, layer) for one in members])
     return kappa[0] if single else kappa

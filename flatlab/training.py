@@ -225,11 +225,11 @@ class _Records:
             if only_train and name != "train":
                 continue
             y = loss.y.to(w.device)
-            own = y.ndim == 2 and y.shape[-1] == loss.n
+            own = loss.own_labels
             y = y[index.to(w.device)] if own else y
             logits = loss.logits(w)
             with torch.no_grad():
-                row[f"{name}_loss"] = loss.criterion.mean(logits, y, members=True)
+                row[f"{name}_loss"] = loss.criterion.mean(logits, y, True, own)
                 right = logits.argmax(-1) == y
                 row[f"{name}_accuracy"] = right.to(w.dtype).mean(-1)
                 if name == "train" and self.corrupted is not None:
@@ -621,9 +621,7 @@ class _Training:
                     parameters, x, members=True, own_inputs=True, masks=masks
                 )
             # members do not interact: the gradient of the sum is each member's own
-            loss = self.criterion.mean(
-                logits.to(leaves[0].dtype), y, members=True
-            ).sum()
+            loss = self.criterion.mean(logits.to(leaves[0].dtype), y, True, True).sum()
             return torch.autograd.grad(loss, leaves, materialize_grads=True)
 
     def _ascended(self, m: _Members, gradients) -> list[Tensor]:

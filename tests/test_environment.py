@@ -49,3 +49,11 @@ def test_an_unknown_scale_is_refused(monkeypatch):
     monkeypatch.setenv("FLATLAB_SCALE", "huge")
     with pytest.raises(ValueError, match=r"'huge'.*smoke, laptop, gpu"):
         env.scaled(smoke=1, laptop=2, gpu=3)
+
+
+def test_a_missing_package_is_named_with_what_installs_it():
+    import json
+
+    assert env.needs("json") is json
+    with pytest.raises(ImportError, match=r'no_such_package.*"flatlab\[study\]"'):
+        env.needs("no_such_package", "study")

@@ -93,6 +93,33 @@ def test_labels_may_differ_between_members():
         loss(w[0])
 
 
+def test_labels_of_members_go_with_the_last_axes_of_w():
+    net, w, x, y = problem()
+    own = torch.stack([y, (y + 1) % 4, (y + 2) % 4])
+    loss = Loss(net, (x, own), chunk=9)
+    assert loss.own_labels and not Loss(net, (x, y)).own_labels
+    points = torch.stack([w, 2 * w])  # two points of three members
+    torch.testing.assert_close(loss(points), torch.stack([loss(w), loss(2 * w)]))
+    twice = Loss(net, (x, torch.stack([own, own.flip(0)])))
+    expected = torch.stack([loss(w), Loss(net, (x, own.flip(0)))(2 * w)])
+    torch.testing.assert_close(twice(points), expected)
+    assert twice.gradient(points).shape == points.shape
+    with pytest.raises(ValueError, match="labels are of 3 members"):
+        loss(points.transpose(0, 1))
+
+
+def test_targets_of_examples_are_not_taken_for_labels_of_members():
+    for module, x, y in (
+        (nn.Linear(5, 6), torch.randn(6, 5), torch.rand(6, 6)),
+        (nn.Linear(5, 1), torch.randn(1, 5), torch.randn(1, 1)),
+    ):
+        loss = Loss(Network(module), (x, y), F.mse_loss)
+        assert not loss.own_labels
+        w = loss.net.weights()
+        torch.testing.assert_close(loss(w), F.mse_loss(module(x), y).detach())
+        torch.testing.assert_close(loss(w.expand(2, -1))[1], loss(w))
+
+
 def test_a_parameter_without_influence_has_a_zero_gradient():
     class Extra(nn.Module):
         def __init__(self):

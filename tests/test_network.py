@@ -1,13 +1,14 @@
 """Network: the same function as the module, and the module left as it was found."""
 
 import copy
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch import nn
 
 from flatlab import models
-from flatlab.network import Layout, Network
+from flatlab.network import Layout, Network, over_members
 
 
 class Tied(nn.Module):
@@ -317,3 +318,45 @@ def test_activations_count_what_the_layers_put_out():
     assert Network(Dictionary()).activations(
         {name: value[:1] for name, value in tokens().items()}
     )
+
+
+@dataclass(frozen=True)
+class Result:
+    values: torch.Tensor
+    grid: torch.Tensor = field(metadata={"shared": True})
+    count: int = 7
+
+
+@over_members
+def measured(net, w, times=1):
+    assert w.ndim == 2 and not w.requires_grad
+    size = times * w.square().sum(-1)
+    return {"size": size, "both": (w, Result(size, torch.arange(len(w))))}
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (3,), (2, 3), (2, 1, 3), (0,)])
+def test_over_members_takes_any_leading_axes(lead):
+    net = Network(models.mlp(5, 4, 3))
+    w = torch.randn(*lead, net.k, requires_grad=True)
+    found = measured(net, w=w, times=2)
+    same, result = found["both"]
+    torch.testing.assert_close(found["size"], 2 * w.detach().square().sum(-1))
+    assert torch.equal(same, w.detach())
+    assert torch.equal(result.values, found["size"])
+    assert result.grid.tolist() == list(range(w[..., 0].numel())) and result.count == 7
+    x = images(5)
+    assert net(w, x).shape == (*lead, 6, 3)
+
+
+def test_over_members_refuses_what_is_no_point_of_the_network():
+    net = Network(models.mlp(5, 4, 3))
+    w = net.init(range(3))
+    with pytest.raises(TypeError, match="expected a Network"):
+        measured(models.mlp(5, 4, 3), w)
+    with pytest.raises(ValueError, match="another network"):
+        measured(net, w[:, 1:])
+    w[1, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"members \[1\] hold NaN"):
+        measured(net, w)
+    with pytest.raises(TypeError, match="missing"):
+        measured(net)
