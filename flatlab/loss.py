@@ -342,16 +342,13 @@ class Loss:
             w, lambda logits, y, *_: (logits.argmax(-1) == y).to(w.dtype).mean(-1)
         )
 
-    @_over_members
     @torch.no_grad()
     def logits(self, w: Tensor) -> Tensor:
         """Outputs on all examples, (..., n, classes); the labels do not matter."""
-        parameters = self.net.unflatten(w)
-        parts = self._parts(w)
+        self.net.check(w)
+        parts = self._parts(w.reshape(-1, self.net.k))
         xs = (select(self._placed[1], part) for part in parts)
-        return torch.cat(
-            [self.net.evaluate(parameters, x, members=True) for x in xs], dim=1
-        )
+        return torch.cat([self.net(w, x) for x in xs], dim=w.ndim - 1)
 
     def gradient(self, w: Tensor) -> Tensor:
         """The gradient of L_S at w, in the shape of w."""
