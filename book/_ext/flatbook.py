@@ -23,7 +23,7 @@ from collections import Counter
 from importlib.metadata import files
 from pathlib import Path
 
-from flatlab.course.claims import Verdict, read_results
+from flatlab.course.claims import Verdict, read_registry, read_verdicts
 
 # In the order in which the book builds on them.
 MODULES = [
@@ -63,6 +63,7 @@ SOURCES = (
     "results/**/*.json",
     "results/**/*.npz",
     "book/claims.toml",
+    "book/rules.py",
 )
 ASSETS = ("book/_static/**/*", "book/_ext/*.py")
 API_MARK = "<!-- one section per module -->"
@@ -263,11 +264,14 @@ def share_visitors(app):
 
 def verdicts(root, chapter):
     """Count the verdicts of a chapter at the laptop's scale, as a phrase."""
-    stored = read_results(chapter, "laptop", root / "book" / "claims.toml")
-    claims = stored["claims"].values()
-    counts = Counter(claim["verdict"] for claim in claims)
+    registry = root / "book" / "claims.toml"
+    found = read_verdicts("laptop", registry)
+    own = [
+        k for k, claim in read_registry(registry).items() if claim.chapter == chapter
+    ]
+    counts = Counter(found[id] for id in own)
     parts = [f"{counts[v]} {v}" for v in Verdict if counts[v]]
-    return f"*{len(claims)} claim{'s' * (len(claims) > 1)}: {', '.join(parts)}.*"
+    return f"*{len(own)} claim{'s' * (len(own) > 1)}: {', '.join(parts)}.*"
 
 
 def write_generated(app, docname, source):

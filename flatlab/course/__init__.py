@@ -1,7 +1,7 @@
 """What only the book, its assignments and its study need, on top of ``flatlab``."""
 
 from flatlab.course import explorers, plots, ranks
-from flatlab.course.claims import Claims, Verdict, read_registry, read_results
+from flatlab.course.claims import Claims, Verdict, read_registry, read_verdicts
 from flatlab.course.store import Rows, stored
 
 __all__ = [
@@ -12,6 +12,6 @@ __all__ = [
     "plots",
     "ranks",
     "read_registry",
-    "read_results",
+    "read_verdicts",
     "stored",
 ]

@@ -1,191 +1,204 @@
 """What was claimed, what we measure, and what follows.
 
-The registry ``book/claims.toml`` says what the post and the papers claim. A chapter
-records measurements, each with the criterion that turns it into a verdict, shows them
-as a table, and keeps them in ``results/<scale>/<chapter>.json``.
+The registry ``book/claims.toml`` says what the post and the papers claim, and
+``book/rules.py`` beside it what would confirm and what would overturn each claim. A
+chapter records figures; the rule gives the verdict; ``results/<scale>/<chapter>.json``
+keeps both, and a run that comes out otherwise is an error.
 """
 
-import html
+import inspect
 import json
 import math
 import os
-import re
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from flatlab.course.cards import Cards, Measurement, card, figure
 from flatlab.course.store import book_root, provenance, write_json
 from flatlab.environment import scale
 from flatlab.intervals import mean_interval
 
-COLUMNS = (
-    "Claim",
-    "Source",
-    "Paper says",
-    "We measure (mean ± 95 % interval, n)",
-    "Verdict",
-)
 # More values than these would make the files hard to read in a diff.
 MOST_VALUES = 64
+OVERTURNED = "Overturned by:"
 
 
 class Verdict(StrEnum):
-    """What a measurement says about a claim."""
+    """What becomes of a claim."""
 
     reproduced = "reproduced"
     partly = "partly"
     contradicted = "contradicted"
     not_at_this_scale = "not at this scale"
+    holds = "holds"
+    fails = "fails"
+    well_put = "well put"
+    loose = "loose"
+    misquoted = "misquoted"
     not_tested = "not tested"
 
-    @classmethod
-    def reproduced_if(cls, condition, otherwise="contradicted"):
-        """Turn a criterion into a verdict.
 
-        Args:
-            condition: a bool, or a bool tensor of one element.
-            otherwise: verdict where it does not hold, or its text.
+# Networks are measured, identities are calculated, and words are argued about.
+KINDS = {
+    "measured": ("reproduced", "partly", "contradicted", "not at this scale"),
+    "calculated": ("holds", "fails"),
+    "worded": ("well put", "loose", "misquoted"),
+}
 
-        Returns:
-            ``reproduced``, or ``otherwise``.
-        """
-        return cls.reproduced if bool(condition) else cls(otherwise)
 
-    @classmethod
-    def partly_if(cls, condition, otherwise="contradicted"):
-        """Turn a weaker criterion into a verdict.
+def verdict(
+    *, reproduced: Any = False, partly: Any = False, otherwise: str = "contradicted"
+) -> Verdict:
+    """The first of ``reproduced`` and ``partly`` that is true, else ``otherwise``."""
+    if bool(reproduced):
+        return Verdict.reproduced
+    return Verdict.partly if bool(partly) else Verdict(otherwise)
 
-        Args:
-            condition: a bool, or a bool tensor of one element.
-            otherwise: verdict where it does not hold, or its text.
 
-        Returns:
-            ``partly``, or ``otherwise``.
-        """
-        return cls.partly if bool(condition) else cls(otherwise)
+def holds(condition: Any) -> Verdict:
+    """``holds`` or ``fails``, for what is calculated."""
+    return Verdict.holds if bool(condition) else Verdict.fails
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the registry.
-
-    Attributes:
-        id: by which the chapter records it.
-        chapter: that measures it.
-        statement: the claim, in our words.
-        source: keys of the bibliography, or ``"post"``.
-        where: figure, table or section of the source.
-        reported: what the source reports, as text; None where it gives no figure, or
-            none that was checked.
-        post_errs: what the post gets wrong here; None where it does not.
-        untested: why it is not measured; None where it is.
-    """
+    """One entry of the registry; ``book/claims.toml`` says what its fields mean."""
 
     id: str
     chapter: str
+    kind: str
     statement: str
     source: tuple[str, ...]
+    names: tuple[str, ...] = ()  # of the sources, as people read them
     where: str | None = None
     reported: str | None = None
     post_errs: str | None = None
     untested: str | None = None
+    verdict: str | None = None
+    argument: str | None = None
+    tolerance: float = 0.01
 
-    def cited(self):
-        """Source as read by people: ``Zhang 2017, Figure 1a``."""
-        names = [re.sub(r"^([a-z]+)(\d{4}).*", r"\1 \2", key) for key in self.source]
-        text = ", ".join(name[:1].upper() + name[1:] for name in names)
-        return f"{text}, {self.where}" if self.where else text
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One measured figure.
-
-    Attributes:
-        label: what it is, where a claim has several figures; else empty.
-        mean: over members.
-        half_width: of the 95 % interval; None for a single member.
-        n: number of members.
-        values: one per member, or None where there are too many to list.
-        text: as shown in the table.
-    """
-
-    label: str
-    mean: float
-    half_width: float | None
-    n: int
-    values: list[float] | None
-    text: str
+    def cited(self) -> str:
+        """Who says it: ``The post, citing Dinh et al. 2017, Theorem 4``."""
+        post = self.source[0] == "post"
+        papers = " and ".join(self.names[post:])
+        said = "The post, citing " if post and papers else "The post" * post
+        return said + ", ".join(filter(None, (papers, self.where)))
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How a fresh run compares with a stored one.
+class Rule:
+    """What turns the figures of a claim into its verdict.
 
     Attributes:
-        differences: sentences, one per difference; empty where the runs agree.
+        judge: the function of the figures.
+        asks: what the verdict asks for, in one sentence.
+        overturned: what would have overturned it; begins with "nothing" where nothing
+            could.
     """
 
-    differences: tuple[str, ...]
-
-    @property
-    def ok(self):
-        """True where the runs agree."""
-        return not self.differences
-
-    def __str__(self):
-        return "\n".join(self.differences) or "the runs agree"
+    judge: Callable[[Any], Verdict]
+    asks: str
+    overturned: str
 
 
-def read_registry(path=None):
-    """Read all claims.
+def read_registry(path: str | Path | None = None) -> dict[str, Claim]:
+    """Read all claims, by id, in the order of the file.
 
     Args:
         path: of the registry; by default ``book/claims.toml`` of the repository that
             holds this package, or of one that holds the working folder.
 
-    Returns:
-        A dict from id to ``Claim``, in the order of the file.
-
     Raises:
-        FileNotFoundError: there is no registry; an installed package has none.
-        ValueError: a claim lacks a field, has an unknown one, or an id occurs twice.
+        ValueError: a claim lacks a field or has one too many, is of an unknown kind, or
+            its id occurs twice.
     """
     path = _registry_path(path)
-    known = {field.name for field in fields(Claim)}
-    needed = {"id", "chapter", "statement", "source"}
-    claims = {}
-    for entry in tomllib.loads(path.read_text(encoding="utf-8"))["claim"]:
-        if not needed <= set(entry) <= known:
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    names = content.get("names", {})
+    known = {field.name for field in fields(Claim)} - {"names"}
+    argued = {"verdict", "argument"}
+    claims: dict[str, Claim] = {}
+    for entry in content["claim"]:
+        id, worded = entry.get("id"), entry.get("kind") == "worded"
+        needed = {"id", "chapter", "kind", "statement", "source"} | (
+            argued if worded else set()
+        )
+        possible = known if worded else known - argued
+        if not needed <= set(entry) <= possible:
             raise ValueError(
-                f"{path}: claim {entry.get('id')!r} has the fields {sorted(entry)}; "
-                f"needed are {sorted(needed)}, possible {sorted(known)}"
+                f"{path}: claim {id!r} has the fields {sorted(entry)}; needed are "
+                f"{sorted(needed)}, possible {sorted(possible)}"
             )
-        if entry["id"] in claims:
-            raise ValueError(f"{path}: the id {entry['id']!r} occurs twice")
-        claims[entry["id"]] = Claim(**{**entry, "source": tuple(entry["source"])})
+        if entry["kind"] not in KINDS:
+            raise ValueError(f"{path}: {id!r} is {entry['kind']!r}, none of {[*KINDS]}")
+        if worded and entry["verdict"] not in KINDS["worded"]:
+            raise ValueError(f"{path}: {id!r} is said to be {entry['verdict']!r}")
+        if id in claims:
+            raise ValueError(f"{path}: the id {id!r} occurs twice")
+        source = tuple(entry["source"])
+        called = tuple(names.get(key, key) for key in source)
+        claims[id] = Claim(**{**entry, "source": source, "names": called})
     return claims
 
 
-def read_results(chapter, at=None, registry=None):
-    """Read the stored results of a chapter.
+def read_rules(registry: str | Path | None = None) -> dict[str, Rule]:
+    """Read ``rules.py`` beside the registry: a rule per public function, by claim.
 
-    Args:
-        chapter: its name.
-        at: scale; by default the current one.
-        registry: path of the registry, beside whose folder ``results/`` lies.
+    Raises:
+        ValueError: a docstring does not say what would have overturned the verdict.
+    """
+    path = _registry_path(registry).with_name("rules.py")
+    spec = spec_from_file_location("rules", path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rules = {}
+    for name, function in vars(module).items():
+        if name.startswith("_") or getattr(function, "__module__", None) != "rules":
+            continue
+        asks, found, overturned = (inspect.getdoc(function) or "").partition(OVERTURNED)
+        if not found:
+            raise ValueError(f"{path}: the docstring of {name} has no '{OVERTURNED}'")
+        texts = (" ".join(text.split()) for text in (asks, overturned))
+        rules[name.replace("_", "-")] = Rule(function, *texts)
+    return rules
+
+
+def read_results(
+    chapter: str, at: str | None = None, registry: str | Path | None = None
+) -> dict | None:
+    """Read what is stored of a chapter at a scale, by default the current one.
 
     Returns:
-        A dict, as ``Claims.results`` gives it, or None where nothing is stored.
+        A dict as ``Claims.results`` gives it, or None where nothing is stored.
     """
     path = _results_path(_registry_path(registry), at or scale(), chapter)
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def read_verdicts(
+    at: str | None = None, registry: str | Path | None = None
+) -> dict[str, Verdict]:
+    """The verdict on every claim: from the results, or as argued in the registry."""
+    claims = read_registry(registry)
+    stored: dict[str, str] = {}
+    for chapter in dict.fromkeys(claim.chapter for claim in claims.values()):
+        found = read_results(chapter, at, registry) or {"claims": {}}
+        stored |= {id: entry["verdict"] for id, entry in found["claims"].items()}
+    return {
+        id: Verdict(claim.verdict or stored.get(id, Verdict.not_tested))
+        for id, claim in claims.items()
+    }
 
 
 class Claims:
@@ -196,11 +209,10 @@ class Claims:
         registry: path of the registry; by default that of the book.
 
     Raises:
-        FileNotFoundError: there is no registry.
         ValueError: the registry has no claim of that chapter.
     """
 
-    def __init__(self, chapter, registry=None):
+    def __init__(self, chapter: str, registry: str | Path | None = None):
         self.started = time.perf_counter()
         self.chapter = chapter
         self.registry = _registry_path(registry)
@@ -212,27 +224,23 @@ class Claims:
                 f"no claim belongs to a chapter {chapter!r}; chapters are "
                 + ", ".join(chapters)
             )
-        self.measured = {}
-        self.verdicts = {}
+        self.rules = read_rules(self.registry)
+        self.measured: dict[str, list[Measurement]] = {}
+        self.verdicts = {
+            id: Verdict(c.verdict) for id, c in self.claims.items() if c.verdict
+        }
 
-    def record(self, id, measured, verdict, unit="", format=".3g"):
-        """Record a measurement and draw the verdict from it.
+    def record(self, id: str, figures: Any, unit: str = "") -> Verdict:
+        """Record figures, and have the rule of the claim give its verdict.
 
         Args:
             id: of the claim.
-            measured: one value per member, shape (members,), or a number; or a dict
-                from label to such values, for a claim of several figures.
-            verdict: a function from ``measured``, as given, to a ``Verdict``; or a
-                ``Verdict`` computed before.
+            figures: one value per member, shape (members,), or a number; or a dict from
+                label to such values. The rule gets float64 arrays of shape (members,).
             unit: shown behind the figures.
-            format: of the figures, as Python's ``format`` takes it.
-
-        Returns:
-            The ``Verdict``.
 
         Raises:
             KeyError: the chapter has no such claim.
-            TypeError: the verdict is no ``Verdict``.
             ValueError: a value is NaN or infinite, or values have a further axis.
         """
         if id not in self.claims:
@@ -240,73 +248,42 @@ class Claims:
                 f"chapter {self.chapter!r} has no claim {id!r}; it has "
                 + ", ".join(self.claims)
             )
-        parts = measured if isinstance(measured, Mapping) else {"": measured}
-        rows = [_measure(label, v, unit, format) for label, v in parts.items()]
-        found = verdict if isinstance(verdict, Verdict) else None
-        if found is None:
-            found = verdict(measured) if callable(verdict) else verdict
-        if not isinstance(found, Verdict):
-            raise TypeError(
-                f"the verdict on {id!r} must be a Verdict, for instance "
-                f"Verdict.reproduced_if(...), got {found!r}"
-            )
-        self.measured[id] = rows
-        self.verdicts[id] = found
-        return found
+        claim = self.claims[id]
+        several = isinstance(figures, Mapping)
+        arrays = {
+            k: _members(v) for k, v in (figures if several else {"": figures}).items()
+        }
+        if claim.kind != "worded":
+            found = self.rules[id].judge(arrays if several else arrays[""])
+            if found not in KINDS[claim.kind]:
+                raise ValueError(f"a {claim.kind} claim, {id!r}, cannot be {found!r}")
+            self.verdicts[id] = found
+        exact = claim.kind == "calculated"
+        self.measured[id] = [_measurement(k, v, unit, exact) for k, v in arrays.items()]
+        return self.verdicts[id]
 
-    def table(self):
-        """Show every claim of the chapter.
+    def cards(self) -> Cards:
+        """Show every claim of the chapter, verdict first.
 
-        Claims that were not recorded read ``not tested``. What a run on a GPU found
-        stands beside where ``results/gpu`` has it.
-
-        Returns:
-            A ``Table`` for notebooks.
+        What a run on a GPU found stands beside where ``results/gpu`` has it.
         """
-        large = {}
-        if scale() != "gpu":
-            stored = read_results(self.chapter, "gpu", self.registry)
-            large = stored["claims"] if stored else {}
-        rows = []
-        for id, claim in self.claims.items():
-            figures = [
-                f"{m.label}: {m.text}" if m.label else m.text
-                for m in self.measured.get(id, [])
-            ]
-            verdict = str(self.verdicts.get(id, Verdict.not_tested))
-            if id not in self.verdicts and claim.untested:
-                figures = [claim.untested]
-            if id in large:
-                figures += [
-                    "at GPU scale "
-                    + (f"{m['label']}: " if m["label"] else "")
-                    + m["text"]
-                    for m in large[id]["measured"]
-                ]
-                verdict += f"; at GPU scale {large[id]['verdict']}"
-            statement = [f"{claim.id}: {claim.statement}"]
-            if claim.post_errs:
-                statement.append(f"Correction: {claim.post_errs}")
-            rows.append(
-                (
-                    statement,
-                    [claim.cited()],
-                    [claim.reported or "–"],
-                    figures,
-                    [verdict],
+        stored = None if scale() == "gpu" else self._stored("gpu")
+        large = stored["claims"] if stored else {}
+        return Cards(
+            tuple(
+                card(
+                    claim,
+                    self.verdicts.get(id, Verdict.not_tested),
+                    self.rules.get(id) if id in self.verdicts else None,
+                    self.measured.get(id, []),
+                    large.get(id),
                 )
+                for id, claim in self.claims.items()
             )
-        return Table(f"Claims of the chapter {self.chapter}", tuple(rows))
+        )
 
-    def results(self, seeds=None):
-        """Gather everything that was measured, with where it comes from.
-
-        Args:
-            seeds: of the members, a sequence of whole numbers.
-
-        Returns:
-            A dict that JSON can hold.
-        """
+    def results(self, seeds: Sequence[int] | None = None) -> dict:
+        """Gather what was recorded, with where it comes from, as JSON can hold it."""
         return {
             "chapter": self.chapter,
             **provenance(),
@@ -318,39 +295,25 @@ class Claims:
                     "measured": [asdict(m) for m in self.measured[id]],
                 }
                 for id in self.claims
-                if id in self.verdicts
+                if id in self.measured
             },
         }
 
-    def save(self, path=None, seeds=None):
-        """Keep the results in a file, written at once or not at all.
-
-        Args:
-            path: of the file; by default ``results/<scale>/<chapter>.json`` beside the
-                book, so that a quick run never overwrites a careful one.
-            seeds: of the members, a sequence of whole numbers.
-
-        Returns:
-            The ``Path`` written.
-        """
-        path = path or _results_path(self.registry, scale(), self.chapter)
+    def save(self, seeds: Sequence[int] | None = None) -> Path:
+        """Keep the results in ``results/<scale>/<chapter>.json`` beside the book."""
+        path = _results_path(self.registry, scale(), self.chapter)
         return write_json(path, self.results(seeds))
 
-    def settle(self, seeds=None):
+    def settle(self, seeds: Sequence[int] | None = None) -> None:
         """Compare with the stored results, or store these where that is asked for.
 
         The last cell of a chapter calls this. With ``FLATLAB_RESULTS=write``, as
-        ``make results`` sets it, the results are saved; otherwise nothing is written.
-        A claim that was not recorded must have a reason in the registry.
-
-        Args:
-            seeds: of the members, a sequence of whole numbers.
-
-        Returns:
-            An ``Agreement``, without differences where nothing is stored at this scale.
+        ``make results`` sets it, the results are saved; otherwise nothing is written,
+        and nothing is compared where nothing is stored at this scale.
 
         Raises:
             ValueError: a claim was neither recorded nor given a reason.
+            RuntimeError: a verdict or a figure is not the stored one.
         """
         open_claims = [
             id
@@ -363,121 +326,87 @@ class Claims:
             )
         if os.environ.get("FLATLAB_RESULTS", "").strip() == "write":
             self.save(seeds=seeds)
-            return Agreement(())
-        stored = read_results(self.chapter, registry=self.registry)
-        return Agreement(()) if stored is None else agreement(self.results(), stored)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of claims that a notebook shows as HTML and a terminal as text.
-
-    Attributes:
-        caption: what the table shows.
-        rows: per claim five cells, each a list of lines.
-    """
-
-    caption: str
-    rows: tuple
-
-    def _repr_html_(self):
-        head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in COLUMNS)
-        body = []
-        for claim, *cells in self.rows:
-            name = "<br>".join(map(html.escape, claim))
-            verdict = re.sub(r"\W.*", "", cells[-1][0])
-            body.append(
-                f'<tr><th scope="row">{name}</th>'
-                + "".join(
-                    f"<td>{'<br>'.join(map(html.escape, cell))}</td>"
-                    for cell in cells[:-1]
-                )
-                + f'<td class="verdict-{verdict}">{html.escape(cells[-1][0])}</td></tr>'
+            return
+        stored = self._stored(scale())
+        if stored is None:
+            return
+        allowed = {id: claim.tolerance for id, claim in self.claims.items()}
+        if found := differences(self.results(), stored, allowed):
+            when = ", ".join(filter(None, (stored.get("date"), stored.get("commit"))))
+            raise RuntimeError(
+                f"chapter {self.chapter!r} does not come out as stored at the scale "
+                f"{scale()!r} ({when or 'undated'}):\n"
+                + "\n".join(f"  {line}" for line in found)
+                + "\nOnce the change is understood, `make results` stores the new run."
             )
-        return (
-            f'<table class="claims"><caption>{html.escape(self.caption)}</caption>'
-            f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-        )
 
-    def _repr_markdown_(self):
-        def line(cells):
-            return "| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |"
-
-        rows = [line("<br>".join(cell) for cell in row) for row in self.rows]
-        return "\n".join([line(COLUMNS), "|---" * len(COLUMNS) + "|", *rows])
-
-    def __str__(self):
-        blocks = [self.caption]
-        for row in self.rows:
-            pairs = zip(COLUMNS, row, strict=True)
-            blocks.append("\n".join(f"{name}: {'; '.join(c)}" for name, c in pairs))
-        return "\n\n".join(blocks)
+    def _stored(self, at: str) -> dict | None:
+        return read_results(self.chapter, at, self.registry)
 
 
-def agreement(fresh, stored, tolerance=0.01):
-    """Report where a fresh run differs from a stored one.
+def differences(
+    fresh: dict, stored: dict, tolerance: Mapping[str, float] | None = None
+) -> list[str]:
+    """Say where a fresh run differs from a stored one.
 
-    Verdicts must be equal. The intervals of a figure must overlap; a figure without
-    interval, or with one of no width, is allowed the tolerance.
+    Verdicts must be equal, and the mean of each figure must lie in the stored interval,
+    widened by the half-width of the fresh one and by a tolerance.
 
     Args:
         fresh: dict as ``Claims.results`` gives it.
         stored: another, for instance of ``read_results``.
-        tolerance: relative to the larger of the two means.
+        tolerance: by claim, relative to the larger of the two means; by default 0.01.
 
     Returns:
-        An ``Agreement``.
+        A sentence per difference, naming claim, figure, new and old.
     """
-    differences = []
-    for key in ("chapter", "scale"):
-        if fresh[key] != stored[key]:
-            differences.append(
-                f"the {key} is {fresh[key]!r}, that of the stored run {stored[key]!r}"
-            )
     new, old = fresh["claims"], stored["claims"]
-    differences += [f"{id}: not in the stored run" for id in new if id not in old]
-    differences += [f"{id}: only in the stored run" for id in old if id not in new]
+    found = [f"{id}: not in the stored run" for id in new if id not in old]
+    found += [f"{id}: only in the stored run" for id in old if id not in new]
     for id in (id for id in new if id in old):
         if new[id]["verdict"] != old[id]["verdict"]:
-            differences.append(
+            found.append(
                 f"{id}: verdict {new[id]['verdict']!r}, stored {old[id]['verdict']!r}"
             )
         ours = {m["label"]: m for m in new[id]["measured"]}
         theirs = {m["label"]: m for m in old[id]["measured"]}
         if set(ours) != set(theirs):
-            differences.append(f"{id}: figures {sorted(ours)}, stored {sorted(theirs)}")
+            found.append(f"{id}: figures {sorted(ours)}, stored {sorted(theirs)}")
         for label in (label for label in ours if label in theirs):
             a, b = ours[label], theirs[label]
-            slack = (a["half_width"] or 0) + (b["half_width"] or 0)
-            slack += tolerance * max(abs(a["mean"]), abs(b["mean"]))
+            slack = (a["half_width"] or 0) + (b["half_width"] or 0) + 1e-9
+            relative = (tolerance or {}).get(id, 0.01)
+            slack += relative * max(abs(a["mean"]), abs(b["mean"]))
             if abs(a["mean"] - b["mean"]) > slack:
                 name = f"{id}, {label}" if label else id
-                differences.append(f"{name}: {a['text']}, stored {b['text']}")
-    return Agreement(tuple(differences))
+                found.append(f"{name}: {a['text']}, stored {b['text']}")
+    return found
 
 
-def _measure(label, values, unit, format):
+def _members(values: Any) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
     values = np.atleast_1d(np.asarray(values, dtype=np.float64))
     if values.ndim != 1:
         raise ValueError(
-            "measured must have one value per member, shape (members,), got "
+            "a figure must have one value per member, shape (members,), got "
             f"{values.shape}; give several figures as a dict"
         )
+    return values
+
+
+def _measurement(label: str, values: np.ndarray, unit: str, exact: bool) -> Measurement:
     found = mean_interval(values)
-    half = None if math.isnan(found.half_width) else found.half_width
-    text = f"{found.mean:{format}}"
-    if half is not None:
-        text += f" ± {half:{format}}"
-    text += f" {unit}" if unit else ""
-    if found.n > 1:  # one number is a mean over nothing
-        text += f" (n = {found.n})"
+    mean, half = float(found.mean), float(found.half_width)
+    low, high = figure(values.min()), figure(values.max())
+    span = low if low == high else f"{low} to {high}"
+    text = span if exact else figure(mean, half)  # no interval is put on arithmetic
+    known = None if exact or math.isnan(half) else half
     listed = values.tolist() if found.n <= MOST_VALUES else None
-    return Measurement(label, found.mean, half, found.n, listed, text)
+    return Measurement(label, mean, known, found.n, listed, f"{text} {unit}".strip())
 
 
-def _registry_path(path):
+def _registry_path(path: str | Path | None) -> Path:
     if path is not None:
         path = Path(path)
         if not path.is_file():
@@ -486,5 +415,5 @@ def _registry_path(path):
     return book_root() / "book" / "claims.toml"
 
 
-def _results_path(registry, at, chapter):
+def _results_path(registry: Path, at: str, chapter: str) -> Path:
     return registry.parents[1] / "results" / at / f"{chapter}.json"

@@ -1,6 +1,8 @@
 import json
+import math
 import os
 import re
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -10,38 +12,95 @@ from bs4 import BeautifulSoup
 
 from flatlab.course import claims as c
 from flatlab.course import store as results
-from flatlab.course.claims import Verdict
+from flatlab.course.cards import figure
+from flatlab.course.claims import Verdict, holds, verdict
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = """
+[names]
+zhang2017 = "Zhang et al. 2017"
+
 [[claim]]
 id = "fits"
 chapter = "one"
+kind = "measured"
 statement = "a < b & everything | fits"
-source = ["zhang2017", "post"]
+source = ["post", "zhang2017"]
 where = "Table 1"
 reported = "100 %"
 post_errs = "it says more"
 
 [[claim]]
-id = "slow"
+id = "is-slow"
 chapter = "one"
+kind = "measured"
 statement = "it is slow"
 source = ["post"]
+tolerance = 0.1
+
+[[claim]]
+id = "adds-up"
+chapter = "one"
+kind = "calculated"
+statement = "one and one is two"
+source = ["zhang2017"]
 
 [[claim]]
 id = "later"
 chapter = "one"
+kind = "measured"
 statement = "it comes later"
-source = ["wen2023only"]
+source = ["zhang2017"]
 untested = "needs natural images"
+
+[[claim]]
+id = "defined"
+chapter = "one"
+kind = "worded"
+statement = "to fit is to be right"
+source = ["post", "zhang2017"]
+verdict = "loose"
+argument = "right on what? see Section 1"
 
 [[claim]]
 id = "other"
 chapter = "two"
+kind = "measured"
 statement = "elsewhere"
 source = ["post"]
 """
+RULES = '''
+from flatlab.course.claims import holds, verdict
+from flatlab.intervals import mean_interval as ci
+
+def fits(figures):
+    """All of them
+    fit.
+
+    Overturned by: one that
+    does not.
+    """
+    return verdict(reproduced=figures.min() > 0.5)
+
+def is_slow(figures):
+    """It takes 5 epochs; partly, if 3.
+
+    Overturned by: less than that.
+    """
+    slow = ci(figures["slow"]).mean
+    return verdict(reproduced=slow >= 5, partly=slow > 3, otherwise="not at this scale")
+
+def adds_up(figures):
+    """The sum is right. Overturned by: another sum."""
+    return holds((figures == 2).all())
+
+def other(figures):
+    """Anything. Overturned by: nothing, alas."""
+    return "perhaps"
+
+def _helper(figures):
+    return None
+'''
 
 
 @pytest.fixture
@@ -52,94 +111,125 @@ def registry(tmp_path, monkeypatch):
     path = tmp_path / "book" / "claims.toml"
     path.parent.mkdir()
     path.write_text(REGISTRY)
+    (path.parent / "rules.py").write_text(RULES)
     return path
 
 
-def made(registry, values=(0.9, 1.0, 1.0), slow=Verdict.partly):
+def made(registry, fits=(0.9, 1.0, 1.0), slow=4.0):
     claims = c.Claims("one", registry)
-    claims.record(
-        "fits",
-        torch.tensor(values),
-        lambda a: Verdict.reproduced_if((a > 0.5).all()),
-        format=".1%",
-    )
-    claims.record("slow", {"quick": [1, 3], "slow": 7.0}, slow, unit="epochs")
+    claims.record("fits", torch.tensor(fits))
+    claims.record("is-slow", {"quick": [1, 3], "slow": slow}, unit="epochs")
+    claims.record("adds-up", [2, 2])
     return claims
 
 
-def test_verdicts_follow_their_criteria():
-    assert Verdict.reproduced_if(torch.tensor(True)) == "reproduced"
-    assert Verdict.reproduced_if(False) == "contradicted"
-    assert Verdict.reproduced_if(False, "not at this scale").name == "not_at_this_scale"
-    weaker = Verdict.partly_if(np.True_)
-    assert Verdict.reproduced_if(False, otherwise=weaker) is Verdict.partly
+def test_the_first_condition_that_holds_gives_the_verdict():
+    assert verdict(reproduced=torch.tensor(True), partly=True) == "reproduced"
+    assert verdict(reproduced=np.False_, partly=np.array([True])) is Verdict.partly
+    assert verdict() == "contradicted"
+    assert verdict(otherwise="not at this scale").name == "not_at_this_scale"
+    assert (holds(1), holds(0)) == ("holds", "fails")
     with pytest.raises(ValueError, match="perhaps"):
-        Verdict.reproduced_if(False, "perhaps")
+        verdict(otherwise="perhaps")
 
 
-def test_a_record_holds_mean_interval_and_verdict(registry):
+def test_a_record_holds_mean_and_interval_and_the_rule_gives_the_verdict(registry):
     claims = made(registry)
-    assert claims.verdicts == {"fits": "reproduced", "slow": "partly"}
+    assert claims.verdicts == {
+        "defined": "loose",
+        "fits": "reproduced",
+        "is-slow": "partly",
+        "adds-up": "holds",
+    }
     (fits,) = claims.measured["fits"]
     # sd 0.057735, t(2) = 4.302653: half-width 0.143422
-    assert fits.text == "96.7% ± 14.3% (n = 3)"
-    quick, slow = claims.measured["slow"]
+    assert fits.text == "0.97 ± 0.14" and fits.n == 3
+    quick, slow = claims.measured["is-slow"]
     # sd 1.414214, t(1) = 12.706205: half-width 12.7062
-    assert quick.text == "2 ± 12.7 epochs (n = 2)"
-    assert slow.text == "7 epochs" and slow.half_width is None
+    assert quick.text == "2 ± 13 epochs"
+    assert slow.text == "4 epochs" and slow.half_width is None
+    (sums,) = claims.measured["adds-up"]
+    assert sums.text == "2" and sums.half_width is None  # none on arithmetic
+    assert claims.record("adds-up", [2, 3]) == "fails"
+    assert claims.measured["adds-up"][0].text == "2 to 3"
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "text"),
+    [
+        (306112, 28034, "306,000 ± 28,000"),
+        (1.19336, 0.0713, "1.193 ± 0.071"),
+        (-1243.2, 307, "−1,240 ± 310"),
+        (1.35, 1.85e-6, "1.350 ± 0.000"),
+        (100, 0, "100 ± 0"),
+        (0, 0.0231, "0.000 ± 0.023"),
+        (2.2214, math.nan, "2.22"),
+        (1e-6, math.nan, "1e−06"),
+    ],
+)
+def test_the_half_width_decides_on_the_digits(mean, half, text):
+    assert figure(mean, half) == text
 
 
 def test_what_cannot_be_recorded_is_refused(registry):
     claims = c.Claims("one", registry)
-    with pytest.raises(KeyError, match=r"no claim 'other'.*fits, slow, later"):
-        claims.record("other", 1, Verdict.partly)
-    with pytest.raises(TypeError, match="reproduced_if"):
-        claims.record("fits", 1, "reproduced")
-    with pytest.raises(TypeError, match="reproduced_if"):
-        claims.record("fits", 1, lambda a: a > 0)
+    with pytest.raises(KeyError, match=r"no claim 'other'.*fits, is-slow, adds-up"):
+        claims.record("other", 1)
     with pytest.raises(ValueError, match="NaN"):
-        claims.record("fits", [1, float("nan")], Verdict.partly)
+        claims.record("fits", [1, float("nan")])
     with pytest.raises(ValueError, match=r"\(2, 2\)"):
-        claims.record("fits", np.ones((2, 2)), Verdict.partly)
-    assert claims.verdicts == {}
+        claims.record("fits", np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"measured claim, 'other'.*'perhaps'"):
+        c.Claims("two", registry).record("other", 1)
 
 
-def test_the_table_has_every_claim_of_the_chapter_and_is_accessible(registry):
-    table = made(registry).table()
-    soup = BeautifulSoup(table._repr_html_(), "html.parser")
-    assert "chapter one" in soup.caption.text
-    assert [th.text for th in soup.select("thead th[scope=col]")] == list(c.COLUMNS)
-    rows = soup.select("tbody tr")
-    assert [row.select_one("th[scope=row]").text.split(":")[0] for row in rows] == [
+def test_the_cards_have_every_claim_of_the_chapter_and_an_address(registry):
+    cards = made(registry).cards()
+    soup = BeautifulSoup(cards._repr_html_(), "html.parser")
+    shown = soup.select("article.claim")
+    assert [a["id"] for a in shown] == [
         "fits",
-        "slow",
+        "is-slow",
+        "adds-up",
         "later",
+        "defined",
     ]
-    cells = [[td.get_text("\n") for td in row.select("td")] for row in rows]
-    name = rows[0].th.get_text("\n")
-    assert name == "fits: a < b & everything | fits\nCorrection: it says more"
-    assert cells[0] == [
-        "Zhang 2017, Post, Table 1",
-        "100 %",
-        "96.7% ± 14.3% (n = 3)",
-        "reproduced",
-    ]
-    assert cells[1][2].split("\n")[1] == "slow: 7 epochs"
-    assert cells[2] == ["Wen 2023", "–", "needs natural images", "not tested"]
-    markdown = table._repr_markdown_().splitlines()
-    assert len(markdown) == 5
-    assert {line.replace(r"\|", "").count("|") for line in markdown} == {6}
-    assert "Verdict: partly" in str(table)
+    for card in shown:  # named by its heading, which opens with the verdict
+        heading = card.find(id=card["aria-labelledby"])
+        assert heading.name == "h3"
+        assert heading.find().text in list(Verdict)
+        assert heading.a["href"] == f"#{card['id']}"
+    fits, slow, sums, later, defined = (
+        {dt.text: dt.find_next("dd").get_text(" ") for dt in card.select("dt")}
+        for card in shown
+    )
+    assert shown[0].p.text == "The post, citing Zhang et al. 2017, Table 1"
+    assert "a < b & everything | fits" in shown[0].h3.text
+    assert fits == {
+        "They report": "100 %",
+        "We measure": "0.97 ± 0.14 (mean ± 95 % interval, n = 3)",
+        "The verdict asks": "All of them fit.",
+        "Overturned by": "one that does not.",
+        "Correction": "it says more",
+    }
+    assert slow["We measure"].endswith("slow:  4 epochs (mean ± 95 % interval, n = 2)")
+    assert sums["We calculate"] == "2"
+    assert later == {"Not tested": "needs natural images"}
+    assert defined == {"Why": "right on what? see Section 1"}
+    text = str(cards)
+    assert text == cards._repr_markdown_()
+    assert "**partly** · is-slow: it is slow *The post*" in text
+    assert "- We measure: quick: 2 ± 13 epochs; slow: 4 epochs" in text
 
 
 def test_results_of_a_gpu_stand_beside(registry, monkeypatch):
     monkeypatch.setenv("FLATLAB_SCALE", "gpu")
-    made(registry, slow=Verdict.reproduced).save()
-    assert "GPU scale" not in str(made(registry).table())
+    made(registry, slow=7.0).save()
+    assert "On a GPU" not in str(made(registry).cards())
     monkeypatch.setenv("FLATLAB_SCALE", "laptop")
-    shown = str(made(registry, slow=Verdict.not_at_this_scale).table())
-    assert "not at this scale; at GPU scale reproduced" in shown
-    assert "at GPU scale slow: 7 epochs" in shown
+    shown = str(made(registry, slow=1.0).cards())
+    assert "**not at this scale** · is-slow" in shown
+    assert "On a GPU: reproduced; quick: 2 ± 13 epochs; slow: 7 epochs" in shown
 
 
 def test_results_are_kept_per_scale_with_provenance(registry, monkeypatch):
@@ -149,11 +239,26 @@ def test_results_are_kept_per_scale_with_provenance(registry, monkeypatch):
     assert stored["versions"]["torch"] == torch.__version__
     assert stored["seeds"] == [0, 1, 2] and stored["threads"] >= 1
     assert stored["device"] == "cpu" and stored["wall_seconds"] >= 0
-    assert stored["claims"]["slow"]["measured"][0]["values"] == [1, 3]
-    assert list(stored["claims"]) == ["fits", "slow"]
+    assert abs((date.today() - date.fromisoformat(stored["date"])).days) <= 1
+    assert stored["commit"] is None or re.match(r"[0-9a-f]{12}", stored["commit"])
+    assert stored["claims"]["is-slow"]["measured"][0]["values"] == [1, 3]
+    assert list(stored["claims"]) == ["fits", "is-slow", "adds-up"]
     assert c.read_results("one", registry=registry) == stored
     assert c.read_results("one", at="laptop", registry=registry) is None
     assert [f.name for f in path.parent.iterdir()] == ["one.json"]
+
+
+def test_verdicts_come_from_the_results_and_from_the_registry(registry):
+    made(registry).save()
+    assert c.read_verdicts(registry=registry) == {
+        "fits": "reproduced",
+        "is-slow": "partly",
+        "adds-up": "holds",
+        "later": "not tested",
+        "defined": "loose",
+        "other": "not tested",
+    }
+    assert set(c.read_verdicts("gpu", registry).values()) == {"loose", "not tested"}
 
 
 def test_a_failed_save_keeps_what_was_there(registry, monkeypatch):
@@ -171,54 +276,110 @@ def test_a_failed_save_keeps_what_was_there(registry, monkeypatch):
     assert [f.name for f in path.parent.iterdir()] == ["one.json"]
 
 
-def test_agreement_reports_verdicts_and_figures_that_differ(registry):
-    stored = made(registry).results()
-    assert c.agreement(made(registry, (0.95, 0.9, 1.0)).results(), stored).ok
-    far = c.agreement(made(registry, (0.2, 0.2, 0.21)).results(), stored)
-    assert not far.ok
-    assert far.differences[0].startswith("fits: verdict 'contradicted'")
-    assert far.differences[1].startswith("fits: 20.3%")
-    less = c.Claims("one", registry)
-    less.record("slow", {"quick": [1, 3], "slow": 7.1}, Verdict.partly)
-    report = str(c.agreement(less.results(), stored))
-    # 7.1 against 7 is further apart than the tolerance of one per cent
-    assert "fits: only in the stored run" in report and "slow, slow: 7.1" in report
-    more = c.agreement(stored, less.results())
-    assert "fits: not in the stored run" in str(more)
-    less.record("slow", 1.0, Verdict.partly)
-    assert "slow: figures" in str(c.agreement(less.results(), stored))
-    assert "scale" in str(c.agreement(stored, {**stored, "scale": "gpu"}))
+def altered(path, change):
+    stored = json.loads(path.read_text())
+    change(stored["claims"])
+    path.write_text(json.dumps(stored))
 
 
-def test_settle_compares_and_writes_only_when_asked(registry, monkeypatch):
-    path = registry.parents[1] / "results" / "smoke" / "one.json"
-    assert made(registry).settle().ok and not path.exists()
-    monkeypatch.setenv("FLATLAB_RESULTS", "write")
-    assert made(registry).settle(seeds=[0]).ok and path.exists()
-    monkeypatch.delenv("FLATLAB_RESULTS")
+def test_settle_says_nothing_where_the_runs_agree(registry, capsys):
+    made(registry).settle()  # nothing is stored
+    path = made(registry).save()
     before = path.read_bytes()
-    assert made(registry).settle().ok
-    assert not made(registry, slow=Verdict.contradicted).settle().ok
+    assert made(registry).settle() is None
+    made(registry, fits=(0.95, 0.9, 1.0)).settle()  # within the intervals
+    made(registry, slow=4.3).settle()  # within the tolerance of this claim
     assert path.read_bytes() == before
+    assert capsys.readouterr().out == ""
+
+
+def test_settle_raises_where_a_verdict_is_not_the_stored_one(registry):
+    path = made(registry).save()
+    altered(path, lambda claims: claims["fits"].update(verdict="contradicted"))
+    message = "'one'.*smoke.*\n  fits: verdict 'reproduced', stored 'contradicted'\n"
+    with pytest.raises(RuntimeError, match=message):
+        made(registry).settle()
+
+
+def test_settle_raises_where_a_figure_leaves_its_stored_interval(registry):
+    path = made(registry).save()
+
+    def move(claims):
+        claims["is-slow"]["measured"][1].update(mean=5.0, text="5 epochs")
+
+    altered(path, move)
+    with pytest.raises(
+        RuntimeError, match="  is-slow, slow: 4 epochs, stored 5 epochs"
+    ):
+        made(registry).settle()
+    made(registry).save()
+    # fits: 0.967 ± 0.143; half-width of the fresh run 0.014
+    made(registry, fits=(0.80, 0.81, 0.80)).settle()
+    with pytest.raises(RuntimeError, match=r"  fits: 0\.753 ± 0\.014, stored 0\.97"):
+        made(registry, fits=(0.75, 0.76, 0.75)).settle()
+
+
+def test_settle_raises_where_claims_or_figures_come_or_go(registry):
+    made(registry).save()
+    claims = made(registry)
+    claims.record("is-slow", {"slow": 4.0})
+    claims.record("defined", 1.0)
+    with pytest.raises(RuntimeError) as raised:
+        claims.settle()
+    assert "is-slow: figures ['slow'], stored ['quick', 'slow']" in str(raised.value)
+    assert "defined: not in the stored run" in str(raised.value)
+    path = claims.save()
+    with pytest.raises(RuntimeError, match="defined: only in the stored run"):
+        made(registry).settle()
+    assert path.exists()
+
+
+def test_settle_stores_only_when_asked(registry, monkeypatch):
+    path = registry.parents[1] / "results" / "smoke" / "one.json"
+    made(registry).settle()
+    assert not path.exists()
+    monkeypatch.setenv("FLATLAB_RESULTS", "write")
+    made(registry).settle(seeds=[0])
+    assert json.loads(path.read_text())["seeds"] == [0]
 
 
 def test_settle_refuses_claims_left_open(registry):
     claims = c.Claims("one", registry)
-    with pytest.raises(ValueError, match=r"why not: fits, slow$"):
+    with pytest.raises(ValueError, match=r"why not: fits, is-slow, adds-up$"):
         claims.settle()
 
 
-def test_the_registry_is_found_and_checked(registry, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"is-slow"', '"fits"', "'fits' occurs twice"),
+        ("where", "place", "'fits'.*place"),
+        ('kind = "measured"\n', "", "'fits'.*kind"),
+        ('"calculated"', '"guessed"', "'adds-up' is 'guessed'"),
+        ('verdict = "loose"', 'verdict = "partly"', "'defined'.*'partly'"),
+        ('verdict = "loose"\n', "", "'defined'.*verdict"),
+        ('reported = "100 %"', 'verdict = "loose"', "'fits'.*verdict"),
+    ],
+)
+def test_the_registry_is_checked(registry, old, new, message):
+    registry.write_text(REGISTRY.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        c.read_registry(registry)
+
+
+def test_rules_have_to_say_what_would_have_overturned_them(registry):
+    rules = registry.with_name("rules.py")
+    assert list(c.read_rules(registry)) == ["fits", "is-slow", "adds-up", "other"]
+    rules.write_text(RULES.replace("Overturned by: one", "Not: one"))
+    with pytest.raises(ValueError, match="fits has no 'Overturned by:'"):
+        c.Claims("one", registry)
+
+
+def test_the_registry_is_found(registry, tmp_path):
     with pytest.raises(ValueError, match=r"'three'.*one, two"):
         c.Claims("three", registry)
     with pytest.raises(FileNotFoundError, match="no registry"):
         c.Claims("one", tmp_path / "nowhere.toml")
-    registry.write_text(REGISTRY.replace('"slow"', '"fits"', 1))
-    with pytest.raises(ValueError, match="'fits' occurs twice"):
-        c.read_registry(registry)
-    registry.write_text(REGISTRY.replace("where", "place"))
-    with pytest.raises(ValueError, match=r"'fits'.*place"):
-        c.read_registry(registry)
 
 
 def test_an_installed_package_needs_a_clone_or_a_path(registry, tmp_path, monkeypatch):
@@ -252,13 +413,14 @@ def test_claims_cite_the_bibliography(book):
     keys = set(re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE)) | {"post"}
     for claim in book.values():
         assert claim.source and set(claim.source) <= keys, claim.id
+        assert not re.search(r"\b[a-z]+\d{4}", claim.cited())  # names, not keys
 
 
 def test_claims_read_as_sentences(book):
     for claim in book.values():
         assert claim.statement[0].isupper() and claim.statement.endswith(".")
-        assert "\n" not in claim.statement + (claim.post_errs or "")
-        assert "  " not in claim.statement + (claim.post_errs or "")
+        text = claim.statement + (claim.post_errs or "") + (claim.argument or "")
+        assert "\n" not in text and "  " not in text
         assert claim.reported is None or claim.reported[-1] != "."
 
 

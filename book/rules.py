@@ -1,0 +1,1127 @@
+"""What would confirm and what would overturn each claim of ``claims.toml``.
+
+A function per claim that is measured or calculated, named after it. It gets the figures
+that the chapter records, as float64 arrays with one value per member (a dict of them
+where the claim has several), and gives the verdict. The first sentence of its docstring
+says what the verdict asks for, and "Overturned by:" what would have overturned it; both
+stand on the card of the claim. Where that begins with "nothing", no outcome can turn
+the verdict, and the rule has yet to be replaced; ``tests/book/test_rules.py`` lists
+these.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+from flatlab.course.claims import holds, verdict
+from flatlab.intervals import mean_interval as ci
+
+FITTED = 99  # per cent; the lowest fit of random labels in Zhang et al. is 99.34
+CHANCE = 10  # per cent, ten classes
+LIMITED = 95  # per cent of random labels: a fit below has been held back
+EQUAL = 2  # points of clean accuracy that a regulariser may cost
+DELTA = 5  # per cent, the δ of the bounds
+EXACT = 1e-6  # relative; what rounding in float64 stays well below
+AGREE = 8  # decimal digits in which both sides of an identity agree
+BITS = 0.5  # of information: smaller changes are no phase of training
+LABEL_BITS = 0.02  # of the one bit that the labels of twelve_bits have
+PERCEPTIBLE = 1  # grey level of 16
+# Test accuracy of SGD and of SAM in Table 4 of Foret et al., by per cent of noise
+FORET = {20: (84.8, 95.1), 40: (68.8, 93.4), 60: (48.2, 90.5), 80: (26.2, 77.9)}
+
+
+def _matching(figures, end):
+    """The figures whose label ends so."""
+    return [values for label, values in figures.items() if label.endswith(end)]
+
+
+# -- The question
+
+
+def P01(figures):
+    """Around the sharper solutions both the rise of the loss and the norm of the
+    gradient are larger: the intervals of both ratios lie above 1.
+
+    Overturned by: both intervals below 1.
+    """
+    ratios = [ci(values) for values in figures.values()]
+    above = min(ratio.low for ratio in ratios) > 1
+    below = max(ratio.high for ratio in ratios) < 1
+    return verdict(
+        reproduced=above, otherwise="contradicted" if below else "not at this scale"
+    )
+
+
+# -- Memorization
+
+
+def P06(figures):
+    """Every network fits more than 99 % of its random labels.
+
+    Overturned by: one network that fits less.
+    """
+    return verdict(reproduced=figures.min() > FITTED)
+
+
+def P07(figures):
+    """Every network fits more than 99 % of its training set when the pixels of each
+    image are permuted afresh.
+
+    Overturned by: one network that fits less.
+    """
+    return verdict(reproduced=figures["random pixels"].min() > FITTED)
+
+
+def P08(figures):
+    """Random labels start later than true ones, and from there are fitted in fewer
+    epochs; the second half alone may need natural images.
+
+    Overturned by: random labels that do not start later.
+    """
+    late, longer = (ci(values) for values in figures.values())
+    if not late.low > 0:
+        return verdict()
+    return verdict(reproduced=longer.high < 0, otherwise="not at this scale")
+
+
+def P09(figures):
+    """A parabola through test error against corruption is not bent: the interval of its
+    second coefficient holds 0.
+
+    Overturned by: an interval that leaves 0 out.
+    """
+    bend = ci(figures["bend"])
+    return verdict(reproduced=bend.low <= 0 <= bend.high)
+
+
+def P11(figures):
+    """When validation accuracy is best, more than half of the noisy examples are given
+    their true label and less than 15 % the wrong one; in the end more than 90 % are
+    wrong.
+
+    Overturned by: wrong labels that are fitted as early as right ones, or never.
+    """
+    wrong, truth = (ci(figures[f"{k}, best epoch"]) for k in ("wrong fit", "truth"))
+    memory = figures["wrong fit, end"].min() > 90
+    return verdict(reproduced=wrong.high < 15 and truth.low > 50 and memory)
+
+
+def P12(figures):
+    """Dropout, weight decay and input noise each, in some strength that costs no more
+    than 2 points of clean accuracy, keep the fit of random labels below 95 % in long
+    training; partly, if one of them does in short training.
+
+    Overturned by: fits above 95 % with every one of them, in short training too.
+    """
+    epochs = sorted(
+        {label.split(", ")[1] for label in figures}, key=lambda e: int(e[:-7])
+    )
+
+    def limits(kind, when):
+        return any(
+            ci(values).high < LIMITED
+            for label, values in figures.items()
+            if label.startswith(kind) and label.endswith(f", {when}")
+        )
+
+    kinds = ("dropout", "decay", "noise")
+    return verdict(
+        reproduced=all(limits(kind, epochs[-1]) for kind in kinds),
+        partly=any(limits(kind, epochs[0]) for kind in kinds),
+    )
+
+
+def random_labels_are_fitted(figures):
+    """Every network fits more than 99 % of random labels, and test accuracy is within 3
+    points of guessing.
+
+    Overturned by: a network that fits less, or a test accuracy further from guessing.
+    """
+    near = abs(ci(figures["test"]).mean - CHANCE) < 3
+    return verdict(reproduced=figures["training"].min() > FITTED and near)
+
+
+def random_inputs_start_sooner(figures):
+    """Random pixels and Gaussian inputs both start to be fitted before random labels.
+
+    Overturned by: either of them starting no sooner.
+    """
+    return verdict(reproduced=min(ci(values).low for values in figures.values()) > 0)
+
+
+def test_error_reaches_chance(figures):
+    """At every level of corruption more than 99 % of the training set is fitted, and
+    with all labels random the test error is within 3 points of guessing.
+
+    Overturned by: a level that is not fitted, or a test error further from guessing.
+    """
+    near = abs(ci(figures["test error, p = 1"]).mean - (100 - CHANCE)) < 3
+    return verdict(reproduced=figures["worst fit"].min() > FITTED and near)
+
+
+def two_layer_expressivity(figures):
+    """The construction of the proof, computed, gives every label of every training set.
+
+    Overturned by: one label that it misses.
+    """
+    return holds(figures.min() == 100)
+
+
+def regularization_is_not_needed(figures):
+    """Without a regulariser test accuracy is above 90 %, nine times that of guessing,
+    and no regulariser adds 5 points, what crops and weight decay add in the paper.
+
+    Overturned by: accuracy below that, or a regulariser that may add more.
+    """
+    gains = [ci(values).high for label, values in figures.items() if label != "none"]
+    return verdict(reproduced=ci(figures["none"]).low > 90 and max(gains) < 5)
+
+
+def weight_decay_can_prevent_fitting(figures):
+    """Without weight decay both networks fit random labels; with it one still does,
+    above 95 %, and the other does not. Anything else is called partly.
+
+    Overturned by: nothing, as the rule stands; it has no branch for a decay that holds
+    back both networks, or neither.
+    """
+    without = min(values.mean() for values in _matching(figures, ", without"))
+    first, second = (ci(values) for values in _matching(figures, ", with"))
+    able = without > 98 and first.low > LIMITED > second.high
+    return verdict(reproduced=able, otherwise="partly")
+
+
+def clean_labels_first(figures):
+    """In every network validation accuracy peaks before the training set is fitted, and
+    test accuracy falls afterwards.
+
+    Overturned by: a peak at the fit or after it, or no fall.
+    """
+    early = figures["epochs before the fit"].min() > 0
+    return verdict(reproduced=early and ci(figures["points lost after"]).low > 0)
+
+
+def critical_samples(figures):
+    """Networks trained on Gaussian inputs and on random labels both have more critical
+    samples than those trained on true labels.
+
+    Overturned by: either of them having no more.
+    """
+    true = figures["true"]
+    more = [
+        ci(values - true).low for label, values in figures.items() if label != "true"
+    ]
+    return verdict(reproduced=min(more) > 0)
+
+
+def noise_raises_critical_samples(figures):
+    """From the lowest level of noise to the highest there are more critical samples,
+    and in the mean more at every step; partly, if only the ends are in order.
+
+    Overturned by: no more at the highest level than at the lowest.
+    """
+    values = list(figures.values())
+    steps = [b.mean() - a.mean() for a, b in pairwise(values)]
+    rises = ci(values[-1] - values[0]).low > 0
+    return verdict(reproduced=rises and min(steps) > 0, partly=rises)
+
+
+def dropout_limits_memorization(figures):
+    """With dropout the fit of random labels stays below 95 % in long training, at a
+    cost of less than 2 points of clean accuracy.
+
+    Overturned by: a fit above that, or a higher cost.
+    """
+    limited = ci(figures["random labels fitted"]).high < LIMITED
+    return verdict(reproduced=limited and ci(figures["clean, gained"]).low > -EQUAL)
+
+
+# -- Shortcuts
+
+
+def P04(figures):
+    """Attacks on and off the manifold both succeed on more than 5 % of the images, and
+    random noise of equal size on at least half as many as attacks off it; partly, if
+    the attacks succeed and noise does not.
+
+    Overturned by: attacks of one kind that find nothing.
+    """
+    on, off, noise = (ci(values) for values in figures.values())
+    both = min(on.low, off.low) > 5
+    return verdict(reproduced=noise.low > off.mean / 2, partly=both)
+
+
+def P13(figures):
+    """Partly, if the i.i.d. test is passed, above 95 %, while less than half is right
+    with the places swapped: a shortcut was taken, but unseen data alone do not show it.
+
+    Overturned by: networks that fail the i.i.d. test, or that follow the shape.
+    """
+    shortcut = ci(figures["swapped"]).high < 50
+    return verdict(partly=ci(figures["iid"]).low > 95 and shortcut)
+
+
+def P14(figures):
+    """From features too faint for people, below one grey level of 16, networks are
+    right on the clean test set twice as often as by guessing.
+
+    Overturned by: accuracy below that, or features that are not faint.
+    """
+    faint = figures["typical size, grey levels"] < PERCEPTIBLE
+    useful = [
+        ci(v).low for label, v in figures.items() if not label.startswith("typical")
+    ]
+    return verdict(reproduced=min(useful) > 2 * CHANCE and faint)
+
+
+def P15(figures):
+    """Attacks that move no pixel by more than half a grey level of 16 turn more than
+    half of the images; otherwise natural images would be needed.
+
+    Overturned by: nothing, as the rule stands; it has no branch for contradicted.
+    """
+    most = ci(figures["half a grey level"]).low > 50
+    return verdict(reproduced=most, otherwise="not at this scale")
+
+
+def _quiet(figures):
+    """Whether the best control is right less than twice as often as guessing."""
+    return figures["highest control"].mean() < 2 * CHANCE
+
+
+def P16(figures):
+    """With random and with shifted targets the new networks are right on the clean test
+    set more than twice as often as by guessing, and after no control are they.
+
+    Overturned by: accuracy at or below that, or a control that reaches it.
+    """
+    both = min(ci(figures[k]).low for k in ("random", "shifted"))
+    return verdict(reproduced=both > 2 * CHANCE and _quiet(figures))
+
+
+def location_shortcut(figures):
+    """More than 95 % are right in the i.i.d. test, and with random places the interval
+    overlaps 45 to 55 %, guessing between two shapes.
+
+    Overturned by: a failed i.i.d. test, or more than guessing at random places.
+    """
+    guess = ci(figures["random"])
+    easy = ci(figures["iid"]).low > 95
+    return verdict(reproduced=easy and guess.low < 55 and guess.high > 45)
+
+
+def convolution_avoids_location(figures):
+    """Every convolutional network is right on more than 95 % with the places swapped;
+    partly, if only some of them are.
+
+    Overturned by: none of them being right.
+    """
+    avoids = [ci(values).low > 95 for values in figures.values()]
+    return verdict(reproduced=all(avoids), partly=any(avoids))
+
+
+def shortcut_passes_iid(figures):
+    """With the mark i.i.d. accuracy rises and accuracy where the mark contradicts
+    falls.
+
+    Overturned by: no rise, or no fall.
+    """
+    up, down = ci(figures["i.i.d."]), ci(figures["contradicts"])
+    return verdict(reproduced=up.low > 0 and down.high < 0)
+
+
+def random_relabelled(figures):
+    """At ε = 1 the new networks are right on the clean test set more than twice as
+    often as by guessing.
+
+    Overturned by: an interval that reaches down to that.
+    """
+    return verdict(reproduced=ci(figures["ε = 1.0"]).low > 2 * CHANCE)
+
+
+def shifted_relabelled(figures):
+    """At ε = 1 the new networks say the true class more often than the one whose
+    picture carried the label; partly, if the true class is above guessing.
+
+    Overturned by: the true class no more often than by guessing.
+    """
+    right, picture = figures["ε = 1.0"], figures["ε = 1.0, the picture's"]
+    return verdict(
+        reproduced=ci(right - picture).low > 0, partly=ci(right).low > CHANCE
+    )
+
+
+def relabelled_not_robust(figures):
+    """Less than 5 % of the test images are classified rightly under attack.
+
+    Overturned by: an interval that reaches 5 %.
+    """
+    return verdict(reproduced=ci(figures["relabelled data"]).high < 5)
+
+
+def perturbations_carry_features(figures):
+    """Attacks on trained networks teach more than 20 points more than attacks on
+    networks that had learned random labels, and no control is above twice guessing.
+
+    Overturned by: perturbations of by-heart networks that teach as much.
+    """
+    more = ci(figures["as above"] - figures["net of random labels"]).low
+    return verdict(reproduced=more > 2 * CHANCE and _quiet(figures))
+
+
+def robust_training_set(figures):
+    """Training on images that keep what robust networks use gives more robust accuracy
+    than training on the images as they are; partly, if only more than on images rebuilt
+    from ordinary networks.
+
+    Overturned by: no more robust accuracy than from either.
+    """
+    robust, ordinary, plain = figures.values()
+    return verdict(
+        reproduced=ci(robust - plain).low > 0, partly=ci(robust - ordinary).low > 0
+    )
+
+
+def attacks_leave_manifold(figures):
+    """More than half of the length of a regular attack leads off the manifold.
+
+    Overturned by: attacks that stay closer to it.
+    """
+    return verdict(reproduced=ci(figures["regular attack"]).low > 0.5)
+
+
+def on_manifold_is_generalization(figures):
+    """Test error and the success of attacks on the manifold correlate among networks
+    that saw equally many images; partly, if they do over all sizes, above 0.5 and more
+    closely than regular attacks do.
+
+    Overturned by: no such correlation.
+    """
+    over_all = figures["lower end"] > max(0.5, figures["regular attack, upper end"])
+    within = figures["within equal sizes, lower end"] > 0
+    return verdict(reproduced=within, partly=over_all)
+
+
+def robust_and_accurate(figures):
+    """The correlation of test error with the success of regular attacks is above −0.3:
+    more accurate networks are not clearly easier to fool.
+
+    Overturned by: an interval that reaches down to −0.3.
+    """
+    return verdict(reproduced=figures["lower end"] > -0.3)
+
+
+def on_manifold_training_helps(figures):
+    """Training against attacks on the manifold lowers the test error.
+
+    Overturned by: an interval of the gain that holds 0.
+    """
+    return verdict(reproduced=ci(figures["attacks"]).low > 0)
+
+
+# -- Information bottleneck
+
+
+def P18(figures):
+    """Where counting is exact, in networks with rounded units, information never rises
+    from one layer to the next.
+
+    Overturned by: one such rise beyond rounding.
+    """
+    return holds(figures["rounded networks"].max() <= 1e-9)
+
+
+def P19(figures):
+    """Before training both kinds of information fall from the first layer to the last,
+    that on X by more than 0.1 bits without bins too; partly, if only in bins.
+
+    Overturned by: no fall of either.
+    """
+    x, y, real = (ci(values) for values in figures.values())
+    falls = min(x.low, y.low) > 0
+    return verdict(reproduced=falls and real.mean > 0.1, partly=falls)
+
+
+def P20(figures):
+    """In T4 and T5 both kinds of information rise, and on X by more than half a bit
+    with large first weights and with adaptive bins too; partly, if only as usually
+    measured.
+
+    Overturned by: a layer without a rise.
+    """
+    others = ("T5, start × 2", "T5, adaptive")
+    rise = min(ci(v).low for k, v in figures.items() if k not in others) > 0
+    anyhow = min(ci(figures[k]).low for k in others) > BITS
+    return verdict(reproduced=rise and anyhow, partly=rise)
+
+
+def P21(figures):
+    """In T4 and T5 I(X;T) falls after its peak while I(T;Y) loses less than 0.02 bits,
+    and I(X;T5) by more than 0.1 bits without bins too; partly, if only in bins.
+
+    Overturned by: no fall, or a loss of I(T;Y).
+    """
+    kept = [ci(v).high for v in _matching(figures, "I(T;Y)")]
+    falls = min(ci(figures[k]).low for k in ("T4", "T5")) > 0
+    both = falls and max(kept) < LABEL_BITS
+    return verdict(
+        reproduced=both and ci(figures["T5, no bins"]).mean > 0.1, partly=both
+    )
+
+
+def P22(figures):
+    """Forgetting takes at least twice as many epochs as fitting, network by network.
+
+    Overturned by: a mean ratio whose interval reaches down to 2.
+    """
+    ratio = (figures["forgetting"] + 1) / (figures["fitting"] + 1)
+    return verdict(reproduced=ci(np.log2(ratio)).low > 1)
+
+
+def P23(figures):
+    """The bound on I(T;Y) that falling cross-entropy gives rises, and I(T;Y) falls
+    nowhere while the training loss does; partly, if it does fall late, on few data.
+
+    Overturned by: a bound that does not rise.
+    """
+    falls = figures["5 %, training loss, largest rise"] < 0.02
+    against = falls and ci(figures["5 %, I(T6;Y), late loss"]).low > 0
+    rises = ci(figures["85 %, bound"]).low > 0
+    return verdict(reproduced=rises and not against, partly=rises)
+
+
+def P24(figures):
+    """With SGD more than half a bit is lost, and with the full batch, without SGD's
+    noise, less than that.
+
+    Overturned by: compression without the noise, or none with it.
+    """
+    there = ci(figures["SGD"]).low > BITS
+    without = [ci(v).high for k, v in figures.items() if k.startswith("full batch")]
+    return verdict(reproduced=there and max(without) < BITS)
+
+
+def P25(figures):
+    """On 5 % of the data T5 loses more than 0.02 bits on the label, on 85 % less.
+
+    Overturned by: no loss on 5 %, or one on 85 %.
+    """
+    few, many = ci(figures["T5, 5 %"]), ci(figures["T5, 85 %"])
+    return verdict(reproduced=few.low > LABEL_BITS > many.high)
+
+
+def P26(figures):
+    """I(X;T5) falls on 5 % and on 85 % of the data, equally, and I(T5;Y) falls more on
+    5 %; partly, if the falls of I(X;T5) differ.
+
+    Overturned by: a case without a fall, or a loss on the label that is no larger.
+    """
+    few, many, more, label = (ci(values) for values in figures.values())
+    there = min(few.low, many.low) > 0 and label.low > 0
+    return verdict(reproduced=there and more.low <= 0 <= more.high, partly=there)
+
+
+def P27(figures):
+    """Information rises along a branch beside a skip connection; partly, if along the
+    whole residual state it never does.
+
+    Overturned by: branches along which it does not rise.
+    """
+    broken = ci(figures["largest rise, branch"]).low > 0
+    whole = figures["largest rise, state"].max() < 1e-9
+    return verdict(reproduced=broken and not whole, partly=broken)
+
+
+def compression_starts_at_350_epochs(figures):
+    """The peak of I(X;T) is within a factor of two of 350 epochs.
+
+    Overturned by: an interval of the mean logarithm outside that range.
+    """
+    start = ci(figures["log2 (epochs + 1)"])
+    low, high = np.log2(175), np.log2(700)
+    inside = start.low > low and start.high < high
+    outside = start.high < low or start.low > high
+    return verdict(
+        reproduced=inside, otherwise="contradicted" if outside else "not at this scale"
+    )
+
+
+def no_compression_without_saturation(figures):
+    """By bins and by the kernel estimate, tanh units lose more than half a bit, and
+    ReLU and linear units less; partly, if this is so of one of the two.
+
+    Overturned by: tanh units that do not compress, or both others compressing.
+    """
+    tanh = min(ci(figures[k]).low for k in ("Adam, bins", "tanh, kernel")) >= BITS
+    none = [
+        max(ci(figures[f"{kind}, {how}"]).high for how in ("bins", "kernel")) < BITS
+        for kind in ("ReLU", "linear")
+    ]
+    return verdict(reproduced=tanh and all(none), partly=tanh and any(none))
+
+
+def full_batch_compresses(figures):
+    """With the full batch, too, more than half a bit is lost after the peak.
+
+    Overturned by: an optimiser with which less is lost.
+    """
+    return verdict(reproduced=min(ci(values).low for values in figures.values()) > BITS)
+
+
+def compression_is_not_generalization(figures):
+    """Compression explains less than half of the variance of test accuracy between
+    networks, and networks with 5 % of the data compress more than those with 85 %;
+    partly, if one of the two is so.
+
+    Overturned by: a strong correlation, and more compression on more data.
+    """
+    ends = [(ci(v).low, ci(v).high) for k, v in figures.items() if k.startswith("r, ")]
+    weak = max(abs(end) for both in ends for end in both) < 0.5**0.5
+    apart = ci(figures["I(X;T5) lost, 5 % − 85 %"]).low > 0
+    return verdict(reproduced=weak and apart, partly=weak or apart)
+
+
+def true_information_is_constant(figures):
+    """Before and after training all 4,096 inputs are told apart: 12 bits, to 0.01.
+
+    Overturned by: one network that has less.
+    """
+    return holds(min(values.min() for values in figures.values()) > 11.99)
+
+
+def adaptive_estimates_compress(figures):
+    """With adaptive bins ReLU and linear units lose more than half a bit.
+
+    Overturned by: either of them losing less.
+    """
+    return verdict(reproduced=min(ci(values).low for values in figures.values()) > BITS)
+
+
+# -- Flatness
+
+
+def P02(figures):
+    """No eigenvalue of the Hessian of any network is negative, so that the ratio of the
+    largest to the smallest says something.
+
+    Overturned by: one negative eigenvalue.
+    """
+    return holds(figures["below zero, %"].max() == 0)
+
+
+def P28(figures):
+    """Sharp minima need at least one bit per weight more than flat ones; partly, if
+    they need more, but less than that.
+
+    Overturned by: sharp minima that need no more bits.
+    """
+    more = ci(figures["sharp"] - figures["flat"]).low
+    return verdict(reproduced=more > 1, partly=more > 0)
+
+
+def P29(figures):
+    """Bits per weight and test error are ordered alike over the recipes: Kendall's τ is
+    above 0.
+
+    Overturned by: an interval of τ that holds 0.
+    """
+    return verdict(reproduced=ci(figures["tau, bits and error"]).low > 0)
+
+
+def P30(figures):
+    """With the large batch λmax and the error are larger, at the same learning rate and
+    at one scaled with the batch; partly, if only at the same.
+
+    Overturned by: a large batch that is no sharper or no worse at the same rate.
+    """
+    small, *larger = (v for k, v in figures.items() if k.startswith("λmax"))
+    lost = (v for k, v in figures.items() if k.startswith("points lost"))
+    same, scaled = (
+        ci(top - small).low > 0 and ci(points).low > 0
+        for top, points in zip(larger, lost, strict=True)
+    )
+    return verdict(reproduced=same and scaled, partly=same)
+
+
+def P31(figures):
+    """The rise along the measured shift is between half and one and a half of the gap,
+    and larger for the sharp minimum; partly, if larger along shifts of equal length
+    only.
+
+    Overturned by: a flat minimum whose loss rises no less under equal shifts.
+    """
+    kinds = ("flat", "sharp")
+    share = [ci(figures[f"predicted, {k}"] / figures[f"gap, {k}"]).mean for k in kinds]
+
+    def more(what):
+        return ci(figures[f"{what}, sharp"] - figures[f"{what}, flat"]).low > 0
+
+    size = all(0.5 < value < 1.5 for value in share)
+    return verdict(reproduced=size and more("predicted"), partly=more("length 3"))
+
+
+def flat_boxes_are_larger(figures):
+    """Flat minima tolerate more noise on the weights, absolute and relative.
+
+    Overturned by: either ratio with an interval that reaches down to 1.
+    """
+    return verdict(reproduced=min(ci(values).low for values in figures.values()) > 1)
+
+
+def _sharper(figures):
+    """For each size of the box, whether φ is larger after the large batch."""
+    values = list(figures.values())
+    pairs = zip(values[::2], values[1::2], strict=True)
+    return [ci(large - small).low > 0 for small, large in pairs]
+
+
+def large_batches_are_sharper(figures):
+    """φ is larger after training with the large batch for both sizes of the box;
+    partly, if for one.
+
+    Overturned by: no difference at either size.
+    """
+    more = _sharper(figures)
+    return verdict(reproduced=all(more), partly=any(more))
+
+
+def large_batches_are_sharper_in_subspace(figures):
+    """φ in random subspaces is larger after training with the large batch.
+
+    Overturned by: no difference.
+    """
+    return verdict(reproduced=all(_sharper(figures)))
+
+
+def large_batches_test_worse(figures):
+    """The large batch loses test accuracy at the same learning rate.
+
+    Overturned by: an interval of the loss that holds 0.
+    """
+    return verdict(reproduced=ci(figures["lost, 100, lr .01"]).low > 0)
+
+
+def large_batch_end_is_steeper(figures):
+    """On the line between the two, the loss rises faster around the large-batch end.
+
+    Overturned by: an interval of the difference that holds 0.
+    """
+    return verdict(reproduced=ci(figures["steeper, 100, lr .01"]).low > 0)
+
+
+def edge_of_stability(figures):
+    """The mean of λmax at the last two marks is within a quarter of 2/η, for both
+    losses and both rates; partly, if for squared error only.
+
+    Overturned by: squared error away from 2/η.
+    """
+    at_edge = {label: 0.8 < ci(v).mean < 1.25 for label, v in figures.items()}
+    squared = all(there for label, there in at_edge.items() if label.startswith("mse"))
+    return verdict(reproduced=all(at_edge.values()), partly=squared)
+
+
+def curvature_without_accuracy(figures):
+    """λmax falls to less than half while test accuracy stays within one point.
+
+    Overturned by: accuracy that may move by a point, or a smaller fall.
+    """
+    fall = min(ci(v).low for v in _matching(figures, "λmax, factor"))
+    gain = [ci(v) for v in _matching(figures, "points gained")]
+    same = max(abs(end) for g in gain for end in (g.low, g.high)) < 1
+    return verdict(reproduced=same and fall > 2)
+
+
+# -- SAM
+
+
+def P32(figures):
+    """Of the pairs of networks that the one criterion orders, more than nine in ten are
+    ordered alike by the other, either way round and at both radii; partly, if in one
+    case.
+
+    Overturned by: nine in ten in no case.
+    """
+    same = [ci(values).low > 90 for values in figures.values()]
+    return verdict(reproduced=all(same), partly=any(same))
+
+
+def P35(figures):
+    """SAM gains test accuracy over SGD and has a lower λmax; partly, if one of the two.
+
+    Overturned by: no gain, and no lower λmax.
+    """
+    better = ci(figures["points gained"]).low > 0
+    flatter = ci(figures["λmax, SGD"] - figures["λmax, SAM"]).low > 0
+    return verdict(reproduced=better and flatter, partly=better or flatter)
+
+
+def sam_improves_accuracy(figures):
+    """SAM gains test accuracy over SGD, and more than twice as many epochs of SGD do;
+    partly, if only over SGD at equal epochs.
+
+    Overturned by: an interval of SAM's gain that holds 0.
+    """
+    better = ci(figures["SAM"]).low > 0
+    beats = ci(figures["SAM"] - figures["twice the epochs"]).low > 0
+    return verdict(reproduced=better and beats, partly=better)
+
+
+def sam_flattens(figures):
+    """SAM lowers both λmax and λmax/λ5; partly, if one of them.
+
+    Overturned by: neither being lower.
+    """
+    falls = []
+    for what in ("λmax, ", "λmax/λ5, "):
+        sgd, sam = (v for label, v in figures.items() if label.startswith(what))
+        falls.append(ci(sgd - sam).low > 0)
+    return verdict(reproduced=all(falls), partly=any(falls))
+
+
+def m_sharpness(figures):
+    """The smallest parts give a higher test accuracy than the whole batch; no
+    difference is put down to the scale.
+
+    Overturned by: the whole batch being better.
+    """
+    by_size = {int(label.removeprefix("m = ")): v for label, v in figures.items()}
+    gain = ci(by_size[min(by_size)] - by_size[max(by_size)])
+    return verdict(
+        reproduced=gain.low > 0,
+        otherwise="contradicted" if gain.high < 0 else "not at this scale",
+    )
+
+
+def three_sharpnesses(figures):
+    """No interval of a ratio of two of the three sharpnesses holds 1; partly, if some
+    do.
+
+    Overturned by: nothing that training brings about; the three agree only where the
+    Hessian is a multiple of the identity.
+    """
+    apart = [ci(v).low > 1 or ci(v).high < 1 for v in figures.values()]
+    return verdict(reproduced=all(apart), partly=any(apart))
+
+
+def sam_label_noise(figures):
+    """At every level of noise SAM is ahead of SGD by more than half of what it is in
+    the paper; partly, if at some level.
+
+    Overturned by: a smaller lead at every level.
+    """
+    won = []
+    for noise, (sgd, sam) in FORET.items():
+        lead = figures[f"SAM, {noise} %"] - figures[f"SGD, {noise} %"]
+        won.append(ci(lead).low > (sam - sgd) / 2)
+    return verdict(reproduced=all(won), partly=any(won))
+
+
+def noise_early_stopping(figures):
+    """At every level of noise, and at both radii, stopping early gains test accuracy;
+    partly, if in some case.
+
+    Overturned by: no gain in any case.
+    """
+    sooner = [ci(values).low > 0 for values in figures.values()]
+    return verdict(reproduced=all(sooner), partly=any(sooner))
+
+
+def noise_is_not_flatness(figures):
+    """Partly, if at some level of noise the best control has more than nine tenths of
+    SAM's gain over SGD with a larger λmax: flatness is then not needed, though SAM may
+    use it.
+
+    Overturned by: nothing, as the rule stands; where no control does as well, that is
+    put down to the scale.
+    """
+    level = []
+    for noise in FORET:
+        own = {k: v for k, v in figures.items() if k.startswith(f"{noise} %")}
+        (more,) = _matching(own, "points over SAM")
+        (ratio,) = _matching(own, "λmax over SAM's")
+        (gain,) = _matching(own, "SAM over SGD")
+        level.append(ci(more + 0.1 * gain).low > 0 and ci(ratio).low > 1)
+    return verdict(partly=any(level), otherwise="not at this scale")
+
+
+# -- The SAM bound
+
+
+def P33(figures):
+    """The proved bounds fail in at most 5 % of the draws, as δ promises, and the
+    assumption holds at the noise of the proof; partly, if only the first.
+
+    Overturned by: nothing that draws can show; the bounds are far too loose to fail.
+    """
+    proved = ("Theorem 2", "re-derived", "PAC-Bayes-kl")
+    covered = all(figures[f"fails, {name}, %"].mean() <= DELTA for name in proved)
+    assumed = ci(figures["rise/(σ²/2)"]).low > 0
+    return verdict(reproduced=covered and assumed, partly=covered)
+
+
+def P34(figures):
+    """The highest training error within ρ = 0.05 is at least the test error, by a point
+    that is known to be there. Where even its upper limit is below the test error,
+    partly, if the whole bound says anything, being below 1.
+
+    Overturned by: an upper limit below the test error, and a bound above 1.
+    """
+    truth = figures["test error"]
+    if ci(figures["maximum, ρ = 0.05, at most"] - truth).high < 0:
+        return verdict(partly=ci(figures["lowest bound"]).high < 1)
+    reached = ci(figures["maximum, ρ = 0.05, at least"] - truth).low >= 0
+    return verdict(reproduced=reached, otherwise="not at this scale")
+
+
+def bound_is_trivial_for_large_norms(figures):
+    """Where the condition holds, the second term is nowhere below 1.
+
+    Overturned by: one value below 1.
+    """
+    return holds(min(values.min() for values in figures.values()) >= 1)
+
+
+def assumption_at_the_solution(figures):
+    """At the solution noise raises the population loss, at the level of the proof and
+    at σ = ρ, and at the control, where it should not, it does not; partly, if at the
+    level of the proof only.
+
+    Overturned by: no rise at the level of the proof.
+    """
+    proof = ci(figures["rise/(σ²/2), trained"]).low > 0
+    larger = ci(figures["trained, σ = ρ"]).low > 0
+    control = ci(figures["turned, σ = ρ"]).high < 0
+    return verdict(reproduced=proof and larger and control, partly=proof)
+
+
+def pac_bayes_bounds_the_average(figures):
+    """With the same constant, the average loss under noise gives a lower bound than the
+    maximum over the ball.
+
+    Overturned by: an interval of the difference that holds 0.
+    """
+    return verdict(reproduced=ci(figures["difference"]).low > 0)
+
+
+def optimised_bound_is_not_vacuous(figures):
+    """With more weights than examples the optimised bound is below 1/2, the error of
+    guessing; partly, if below 1.
+
+    Overturned by: one bound of 1 or more.
+    """
+    more, bound = figures["weights per example"] > 1, figures["bound"]
+    return verdict(
+        reproduced=more and ci(bound).high < 0.5, partly=more and bound.max() < 1
+    )
+
+
+# -- Reparameterization
+
+
+def P37(figures):
+    """Rescaling changes λmax more than a hundredfold while the outputs agree to eight
+    digits, in every network.
+
+    Overturned by: outputs that change, or a λmax that does not.
+    """
+    same = figures["digits of outputs"].min() > AGREE
+    return holds(figures["λmax, factor"].min() > 100 and same)
+
+
+def P38(figures):
+    """Rescaling takes λmax past a factor of a thousand upwards and of a thousandth
+    downwards; partly, if upwards only.
+
+    Overturned by: no such rise.
+    """
+    up = figures["sharpest, factor"].min() > 1e3
+    down = figures["floor, factor"].max() < 1e-3
+    return verdict(reproduced=up and down, partly=up)
+
+
+def P40(figures):
+    """λmax does not correlate with the test error even as training left the networks;
+    partly, if it does, and random rescaling takes that away, to a τ that may be below
+    0.2.
+
+    Overturned by: a correlation that rescaling leaves.
+    """
+    raw, lot = figures["τ, λmax, found"], figures["τ, λmax, rescaled"]
+    gone = ci(raw - lot).low > 0 and ci(lot).low < 0.2
+    return verdict(reproduced=not ci(raw).low > 0, partly=gone)
+
+
+def hessian_of_a_rescaling(figures):
+    """Both sides of the identity, applied to random vectors, agree to eight digits.
+
+    Overturned by: a network in which they do not.
+    """
+    return holds(figures["both sides agree"].min() > AGREE)
+
+
+def spectral_norm_without_limit(figures):
+    """The rescaling of the proof brings λmax to at least M, for every M and network.
+
+    Overturned by: one that stays below.
+    """
+    return holds(min(values.min() for values in figures.values()) > 1 - EXACT)
+
+
+def many_eigenvalues_without_limit(figures):
+    """In every network at least as many eigenvalues exceed M as the theorem promises,
+    and it promises some.
+
+    Overturned by: a network with fewer.
+    """
+    promised = figures["promised"]
+    return holds((figures["above M"] >= promised).all() and promised.min() > 0)
+
+
+def random_subspace_sharpness_resists(figures):
+    """Rescaling layers by 10 changes the sharpness in a random subspace by less than a
+    factor of two.
+
+    Overturned by: an interval that reaches 2.
+    """
+    return verdict(reproduced=ci(figures["factor, α = 10"]).high < 2)
+
+
+def bijections_sharpen_and_flatten(figures):
+    """Other coordinates bring λmax of every network below 1e-5 and above 1e5 of what it
+    is.
+
+    Overturned by: a network for which they do not.
+    """
+    flat = figures["λmax, factor, c = 0.001"].max() < 1e-5
+    return holds(flat and figures["λmax, factor, c = 1000"].min() > 1e5)
+
+
+# -- ASAM
+
+
+def P41(figures):
+    """Sharpness in a ball differs a thousandfold between two weights of equal loss, and
+    more than twofold between networks with rescaled layers.
+
+    Overturned by: smaller differences.
+    """
+    toy, networks = figures.values()
+    return holds(toy > 1e3 and ci(networks).low > 2)
+
+
+def P42(figures):
+    """Halfway between two minima the loss is no higher than at them, as it would be if
+    it were convex.
+
+    Overturned by: a higher loss.
+    """
+    return holds(figures["loss halfway between two minima"] <= 0)
+
+
+def P43(figures):
+    """With T taken weight by weight, and without η, no rescaling changes the sharpness.
+
+    Overturned by: a change beyond rounding.
+    """
+    return holds(figures["by weight, powers of ten"] < EXACT)
+
+
+def P44(figures):
+    """For p = 2 every boundary point of the neighbourhood, divided by the weights, has
+    the same length.
+
+    Overturned by: a point with another length.
+    """
+    return holds(figures["distance from the ellipsoid, p = 2"].max() < EXACT)
+
+
+def adaptive_sharpness_is_invariant(figures):
+    """No rescaling changes the sharpness, with T taken weight by weight and by filters.
+
+    Overturned by: a change beyond rounding by either.
+    """
+    return holds(max(values.max() for values in figures.values()) < EXACT)
+
+
+def asam_beats_sam(figures):
+    """ASAM is above both SGD and SAM in test accuracy; partly, if above SGD only.
+
+    Overturned by: an interval of the lead over SGD that holds 0.
+    """
+    sgd, sam = (ci(figures[f"above {name}"]).low > 0 for name in ("SGD", "SAM"))
+    return verdict(reproduced=sgd and sam, partly=sgd)
+
+
+def adaptive_sharpness_correlates_better(figures):
+    """At all four sizes of the neighbourhood adaptive sharpness has a higher τ with the
+    gap, over initialisations and over settings drawn anew; partly, if in the mean.
+
+    Overturned by: a mean that is no higher at one of the sizes.
+    """
+    sizes = ("weak", "middle", "strong", "strongest")
+    gained = [figures[f"τ with the gap, gained, {size}"] for size in sizes]
+    lowest = [ci(values).low for values in gained]
+    lowest += [figures[f"lower end over settings, {size}"] for size in sizes]
+    mean = min(values.mean() for values in gained)
+    return verdict(reproduced=min(lowest) > 0, partly=mean > 0)
+
+
+def P36(figures):
+    """τ of λmax, trace and SAM's sharpness with the test error is above 0 over all
+    pairs, over settings drawn anew, and among pairs that differ in one setting only,
+    for each; partly, if over all pairs.
+
+    Overturned by: a measure whose τ over all pairs may be 0.
+    """
+    every = min(_matching(figures, "lower end over settings")) > 0
+    single = min(ci(values).low for values in _matching(figures, " only")) > 0
+    return verdict(reproduced=every and single, partly=every)
+
+
+def averages_hide_failures(figures):
+    """Some measure with a τ above 0.3 on average is below 0 under a single kind of
+    change, by an interval that allows for the number of looks.
+
+    Overturned by: no such measure.
+    """
+    return verdict(reproduced=figures["failures"] > 0)
+
+
+# -- The verdict
+
+
+def P45(figures):
+    """No measure of flatness passes all five tests. Anything else is called partly.
+
+    Overturned by: nothing, as the rule stands; it has no branch for contradicted.
+    """
+    return verdict(reproduced=figures["all of these"] == 0, otherwise="partly")
+
+
+def some_measures_fail(figures):
+    """Of all measures at least one has the wrong sign, and at least one is promising.
+
+    Overturned by: nothing that is likely; among 29 measures one of each is all but
+    certain.
+    """
+    return verdict(reproduced=figures["sign wrong"] > 0 and figures["promising"] > 0)
+
+
+def adaptive_sharpness_out_of_distribution(figures):
+    """More than half of the adaptive measures have a negative τ with the error under
+    shift; small networks cannot deny it.
+
+    Overturned by: nothing, as the rule stands; it has no branch for contradicted.
+    """
+    below = [values < 0 for values in _matching(figures, ", upper end")]
+    return verdict(
+        reproduced=sum(below) > len(below) / 2, otherwise="not at this scale"
+    )
+
+
+def flattest_may_not_generalize(figures):
+    """The flattest tenth by λmax is not better than the rest by more than a point.
+
+    Overturned by: a lead of more than a point, beyond both intervals.
+    """
+    tenth, rest = (ci(values) for values in figures.values())
+    return verdict(reproduced=tenth.high > rest.low - 1)

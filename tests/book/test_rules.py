@@ -1,0 +1,524 @@
+"""Every rule can give each of its verdicts, the opposite of its claim among them.
+
+``MADE`` holds figures that were made up, per claim and verdict. A number stands for
+four members that agree, a list for as many as it has. The first set of a claim is
+whole; the others change it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flatlab.course.claims import KINDS, read_registry, read_rules
+
+REGISTRY = Path(__file__).parents[2] / "book" / "claims.toml"
+WIDE = [-9, 9, -9, 9]  # an interval that holds 0, from -14 to 14
+
+# Rules that no outcome can turn. None may be added: a rule goes from here when it has
+# been replaced by one that can fail.
+CANNOT_FAIL = {
+    "P15",
+    "P33",
+    "P45",
+    "adaptive-sharpness-out-of-distribution",
+    "noise-is-not-flatness",
+    "some-measures-fail",
+    "three-sharpnesses",
+    "weight-decay-can-prevent-fitting",
+}
+
+
+def either(good, bad, yes="reproduced", no="contradicted"):
+    """A claim with two verdicts."""
+    return {yes: good, no: bad}
+
+
+def proved(good, bad):
+    """A claim that is calculated."""
+    return {"holds": good, "fails": bad}
+
+
+def three(good, half, bad):
+    """A claim that may hold in part."""
+    return {"reproduced": good, "partly": half, "contradicted": bad}
+
+
+MADE = {
+    # -- question
+    "P01": {
+        "reproduced": {"loss rise": 1.2, "gradient": 1.5},
+        "not at this scale": {"gradient": 0.9},
+        "contradicted": {"loss rise": 0.8, "gradient": 0.9},
+    },
+    # -- memorization
+    "P06": either(99.9, [99.9, 99.9, 98, 100]),
+    "P07": either({"random pixels": 100, "Gaussian": 100}, {"random pixels": 98}),
+    "P08": {
+        "reproduced": {"start, later by": 8, "then longer by": -3},
+        "not at this scale": {"then longer by": 3},
+        "contradicted": {"start, later by": WIDE},
+    },
+    "P09": either({"bend": WIDE}, {"bend": 0.3}),
+    "P11": either(
+        {"wrong fit, best epoch": 4, "truth, best epoch": 88, "wrong fit, end": 100},
+        {"wrong fit, best epoch": 40},
+    ),
+    "P12": three(
+        {
+            f"{kind}, {epochs} epochs": fit
+            for kind in ("none", "decay 0.01", "noise 1.0", "dropout 0.5")
+            for epochs, fit in ((160, 80), (40, 60))
+        },
+        {"noise 1.0, 160 epochs": 99},
+        {
+            f"{k}, {e} epochs": 99
+            for k in ("decay 0.01", "noise 1.0", "dropout 0.5")
+            for e in (40, 160)
+        },
+    ),
+    "random-labels-are-fitted": either({"training": 100, "test": 9}, {"test": 30}),
+    "random-inputs-start-sooner": either(
+        {"pixels": 5, "Gaussian": 5}, {"Gaussian": WIDE}
+    ),
+    "test-error-reaches-chance": either(
+        {"worst fit": 100, "test error, p = 1": 90}, {"test error, p = 1": 60}
+    ),
+    "two-layer-expressivity": proved(100, [100, 100, 99, 100]),
+    "regularization-is-not-needed": either(
+        {"none": 96, "gained by dropout": 1, "gained by decay": -1},
+        {"gained by dropout": 8},
+    ),
+    "weight-decay-can-prevent-fitting": {
+        "reproduced": {
+            "one, without": 100,
+            "one, with": 99,
+            "four, without": 100,
+            "four, with": 40,
+        },
+        "partly": {"four, with": 99},
+    },
+    "clean-labels-first": either(
+        {"epochs before the fit": 50, "points lost after": 20},
+        {"points lost after": WIDE},
+    ),
+    "critical-samples": either(
+        {"true": 14, "Gaussian": 90, "random labels": 97}, {"random labels": 14}
+    ),
+    "noise-raises-critical-samples": three(
+        {"p = 0.2": 60, "p = 0.4": 80, "p = 0.8": 95}, {"p = 0.4": 50}, {"p = 0.8": 60}
+    ),
+    "dropout-limits-memorization": either(
+        {"random labels fitted": 80, "clean, gained": 0}, {"clean, gained": -5}
+    ),
+    # -- shortcuts
+    "P04": three(
+        {"on": 18, "off": 50, "noise": 40}, {"noise": 1}, {"on": 2, "noise": 1}
+    ),
+    "P13": {
+        "partly": {"iid": 100, "swapped": 0, "random": 50},
+        "contradicted": {"swapped": 99},
+    },
+    "P14": either(
+        {"rest": 54, "beside": 41, "typical size, grey levels": [0.4]},
+        {"typical size, grey levels": [3]},
+    ),
+    "P15": {
+        "reproduced": {"half a grey level": 60, "ε = 1": 96},
+        "not at this scale": {"half a grey level": 6},
+    },
+    "P16": either(
+        {"random": 87, "shifted": 31, "highest control": 12}, {"highest control": 25}
+    ),
+    "location-shortcut": either(
+        {"iid": 100, "swapped": 0, "random": 50}, {"random": 80}
+    ),
+    "convolution-avoids-location": three(
+        {"CNN": 99, "circular": 100}, {"CNN": 10}, {"CNN": 10, "circular": 10}
+    ),
+    "shortcut-passes-iid": either({"i.i.d.": 3, "contradicts": -90}, {"i.i.d.": -3}),
+    "random-relabelled": either({"ε = 1.0": 87}, {"ε = 1.0": 15}),
+    "shifted-relabelled": three(
+        {"ε = 1.0": 50, "ε = 1.0, the picture's": 40}, {"ε = 1.0": 30}, {"ε = 1.0": 9}
+    ),
+    "relabelled-not-robust": either({"relabelled data": 2}, {"relabelled data": 30}),
+    "perturbations-carry-features": either(
+        {"as above": 87, "net of random labels": 10, "highest control": 12},
+        {"net of random labels": 80},
+    ),
+    "robust-training-set": three(
+        {"robust": 60, "ordinary": 48, "plain": 56}, {"robust": 54}, {"robust": 48}
+    ),
+    "attacks-leave-manifold": either({"regular attack": 0.8}, {"regular attack": 0.3}),
+    "on-manifold-is-generalization": three(
+        {
+            "correlation": [0.9],
+            "lower end": [0.8],
+            "regular attack, upper end": [0.5],
+            "within equal sizes, lower end": [0.1],
+        },
+        {"within equal sizes, lower end": [-0.1]},
+        {"within equal sizes, lower end": [-0.1], "lower end": [0.3]},
+    ),
+    "robust-and-accurate": either(
+        {"correlation": [0.3], "lower end": [0]}, {"lower end": [-0.6]}
+    ),
+    "on-manifold-training-helps": either({"attacks": 3.6}, {"attacks": WIDE}),
+    # -- information_bottleneck
+    "P18": proved({"rounded networks": 0, "ReLU": 0.3}, {"rounded networks": 0.1}),
+    "P19": three({"X": 10, "Y": 1, "no bins": 1}, {"no bins": 0}, {"Y": WIDE}),
+    "P20": three(
+        {
+            **{f"T{i}, {of}": 1 for i in (4, 5) for of in ("I(X;T)", "I(T;Y)")},
+            "T5, start × 2": 1,
+            "T5, adaptive": 1,
+        },
+        {"T5, adaptive": 0},
+        {"T4, I(X;T)": -1},
+    ),
+    "P21": three(
+        {"T4": 2, "T5": 2, "T4, I(T;Y)": 0, "T5, I(T;Y)": 0, "T5, no bins": 1},
+        {"T5, no bins": 0},
+        {"T5, I(T;Y)": 0.1},
+    ),
+    "P22": either({"fitting": 10, "forgetting": 150}, {"forgetting": 12}),
+    "P23": three(
+        {
+            "85 %, bound": 0.9,
+            "5 %, I(T6;Y), late loss": 0,
+            "5 %, training loss, largest rise": [0],
+        },
+        {"5 %, I(T6;Y), late loss": 0.1},
+        {"85 %, bound": 0},
+    ),
+    "P24": either(
+        {"SGD": 3, "full batch, GD": 0, "full batch, Adam": 0}, {"full batch, GD": 4}
+    ),
+    "P25": either({"T5, 5 %": 0.1, "T5, 85 %": 0}, {"T5, 85 %": 0.1}),
+    "P26": three(
+        {"5 %": 5, "85 %": 5, "difference": 0, "label": 0.1},
+        {"5 %": 8, "difference": 3},
+        {"label": 0},
+    ),
+    "P27": three(
+        {"largest rise, branch": 1, "largest rise, state": 1},
+        {"largest rise, state": 0},
+        {"largest rise, branch": 0},
+    ),
+    "compression-starts-at-350-epochs": {
+        "reproduced": {"log2 (epochs + 1)": 8.5},
+        "not at this scale": {"log2 (epochs + 1)": WIDE},
+        "contradicted": {"log2 (epochs + 1)": 5},
+    },
+    "no-compression-without-saturation": three(
+        {
+            "Adam, bins": 2,
+            "tanh, kernel": 2,
+            **{
+                f"{k}, {how}": 0
+                for k in ("ReLU", "linear")
+                for how in ("bins", "kernel")
+            },
+        },
+        {"linear, bins": 4},
+        {"tanh, kernel": 0},
+    ),
+    "full-batch-compresses": either({"Adam": 2, "GD": 4}, {"GD": 0}),
+    "compression-is-not-generalization": three(
+        {"r, T4": 0.1, "r, T5": -0.1, "I(X;T5) lost, 5 % − 85 %": 3},
+        {"r, T4": 0.9},
+        {"r, T4": 0.9, "I(X;T5) lost, 5 % − 85 %": -3},
+    ),
+    "true-information-is-constant": proved({"start": 12, "end": 12}, {"end": 11}),
+    "adaptive-estimates-compress": either({"ReLU": 0.9, "linear": 5}, {"ReLU": 0.1}),
+    # -- flatness
+    "P02": proved({"below zero, %": 0, "ratio": 70}, {"below zero, %": 100}),
+    "P28": three({"flat": 3, "sharp": 5}, {"sharp": 3.5}, {"sharp": 2}),
+    "P29": either({"tau, bits and error": 0.8}, {"tau, bits and error": WIDE}),
+    "P30": three(
+        {
+            **{"λmax, 10, lr .01": 1, "λmax, 100, lr .01": 6, "λmax, 100, lr .1": 3},
+            **{"points lost, 100, lr .01": 3, "points lost, 100, lr .1": 1},
+        },
+        {"points lost, 100, lr .1": -1},
+        {"points lost, 100, lr .01": -1},
+    ),
+    "P31": three(
+        {
+            **{"gap, flat": 3, "gap, sharp": 4, "predicted, flat": 2},
+            **{"predicted, sharp": 3, "length 3, flat": 0.1, "length 3, sharp": 0.3},
+        },
+        {"predicted, flat": 9},
+        {"predicted, flat": 9, "length 3, flat": 0.5},
+    ),
+    "flat-boxes-are-larger": either(
+        {"absolute": 1.7, "relative": 1.5}, {"relative": 0.9}
+    ),
+    "large-batches-are-sharper": three(
+        {
+            "10, ε = 0.001": 1,
+            "100, ε = 0.001": 2,
+            "10, ε = 0.0005": 1,
+            "100, ε = 0.0005": 2,
+        },
+        {"100, ε = 0.0005": 1},
+        {"100, ε = 0.0005": 1, "100, ε = 0.001": 1},
+    ),
+    "large-batches-are-sharper-in-subspace": either(
+        {"10, ε = 0.001": 1, "100, ε = 0.001": 4}, {"100, ε = 0.001": 1}
+    ),
+    "large-batches-test-worse": either(
+        {"lost, 100, lr .01": 3}, {"lost, 100, lr .01": WIDE}
+    ),
+    "large-batch-end-is-steeper": either(
+        {"steeper, 100, lr .01": 1.5}, {"steeper, 100, lr .01": WIDE}
+    ),
+    "edge-of-stability": three(
+        {"mse, 0.2": 1, "mse, 0.4": 1, "cross_entropy, 0.2": 1},
+        {"cross_entropy, 0.2": 0.2},
+        {"mse, 0.4": 0.5},
+    ),
+    "curvature-without-accuracy": either(
+        {"flat, λmax, factor": 5, "flat, points gained": 0.2},
+        {"flat, points gained": 4},
+    ),
+    # -- sam
+    "P32": three(
+        {"both if M lower": 99, "M lower if both": 99},
+        {"both if M lower": 50},
+        {"both if M lower": 50, "M lower if both": 50},
+    ),
+    "P35": three(
+        {"points gained": 4, "λmax, SGD": 3, "λmax, SAM": 1},
+        {"points gained": 0},
+        {"points gained": 0, "λmax, SAM": 3},
+    ),
+    "sam-improves-accuracy": three(
+        {"SAM": 4, "twice the epochs": 1}, {"twice the epochs": 5}, {"SAM": WIDE}
+    ),
+    "sam-flattens": three(
+        {"λmax, SGD": 3, "λmax, SAM 0.5": 1, "λmax/λ5, SGD": 2, "λmax/λ5, SAM 0.5": 1},
+        {"λmax/λ5, SAM 0.5": 2},
+        {"λmax/λ5, SAM 0.5": 2, "λmax, SAM 0.5": 3},
+    ),
+    "m-sharpness": {
+        "reproduced": {"m = 64": 47, "m = 16": 48, "m = 4": 49},
+        "not at this scale": {"m = 4": 47},
+        "contradicted": {"m = 4": 45},
+    },
+    "three-sharpnesses": three(
+        {"worst / ascent": 9, "ascent / average": 3},
+        {"worst / ascent": 1},
+        {"worst / ascent": 1, "ascent / average": 1},
+    ),
+    "sam-label-noise": three(
+        {
+            f"{m}, {p} %": v
+            for p in (20, 40, 60, 80)
+            for m, v in (("SGD", 50), ("SAM", 90))
+        },
+        {"SAM, 80 %": 50},
+        {f"SAM, {p} %": 50 for p in (20, 40, 60, 80)},
+    ),
+    "noise-early-stopping": three(
+        {"chosen ρ, 20 %": 1, "ρ = 0.1, 20 %": 6},
+        {"chosen ρ, 20 %": 0},
+        {"chosen ρ, 20 %": 0, "ρ = 0.1, 20 %": 0},
+    ),
+    "noise-is-not-flatness": {
+        "partly": {
+            f"{p} %, {what}": value
+            for p in (20, 40, 60, 80)
+            for what, value in (
+                ("rate, points over SAM", 1),
+                ("rate, λmax over SAM's", 5),
+                ("SAM over SGD", 20),
+            )
+        },
+        "not at this scale": {
+            f"{p} %, rate, points over SAM": -9 for p in (20, 40, 60, 80)
+        },
+    },
+    # -- sam_bound
+    "P33": three(
+        {
+            **{
+                f"fails, {k}, %": 0 for k in ("Theorem 2", "re-derived", "PAC-Bayes-kl")
+            },
+            "rise/(σ²/2)": 5,
+        },
+        {"rise/(σ²/2)": -1},
+        {"fails, PAC-Bayes-kl, %": [100, 0, 0, 0]},
+    ),
+    "P34": {
+        "reproduced": {
+            "maximum, ρ = 0.05, at least": 0.1,
+            "maximum, ρ = 0.05, at most": 0.2,
+            "test error": 0.05,
+            "lowest bound": 1.4,
+        },
+        "not at this scale": {"maximum, ρ = 0.05, at least": 0},
+        "partly": {
+            "maximum, ρ = 0.05, at least": 0,
+            "maximum, ρ = 0.05, at most": 0,
+            "lowest bound": 0.4,
+        },
+        "contradicted": {
+            "maximum, ρ = 0.05, at least": 0,
+            "maximum, ρ = 0.05, at most": 0,
+        },
+    },
+    "bound-is-trivial-for-large-norms": proved(
+        {"n/k = 1": 2, "n/k = 5": 2}, {"n/k = 5": 0.9}
+    ),
+    "assumption-at-the-solution": three(
+        {"rise/(σ²/2), trained": 5, "trained, σ = ρ": 2, "turned, σ = ρ": -0.2},
+        {"turned, σ = ρ": 1},
+        {"rise/(σ²/2), trained": WIDE},
+    ),
+    "pac-bayes-bounds-the-average": either({"difference": 0.4}, {"difference": WIDE}),
+    "optimised-bound-is-not-vacuous": three(
+        {"bound": 0.4, "weights per example": [2]}, {"bound": 0.7}, {"bound": 1.1}
+    ),
+    # -- reparameterization
+    "P37": proved(
+        {"λmax, factor": 3e5, "digits of outputs": 12}, {"digits of outputs": 3}
+    ),
+    "P38": three(
+        {"sharpest, factor": 3e5, "floor, factor": 1e-4},
+        {"floor, factor": 0.4},
+        {"sharpest, factor": 2},
+    ),
+    "P40": three(
+        {"τ, λmax, found": WIDE, "τ, λmax, rescaled": 0},
+        {"τ, λmax, found": 0.7},
+        {"τ, λmax, found": 0.7, "τ, λmax, rescaled": 0.7},
+    ),
+    "hessian-of-a-rescaling": proved({"both sides agree": 12}, {"both sides agree": 4}),
+    "spectral-norm-without-limit": proved(
+        {"M = 1e+02": 1, "M = 1e+08": 1}, {"M = 1e+08": 0.9}
+    ),
+    "many-eigenvalues-without-limit": proved(
+        {"above M": 198, "promised": 22}, {"above M": 20}
+    ),
+    "random-subspace-sharpness-resists": either(
+        {"factor, α = 10": 1.1}, {"factor, α = 10": 9}
+    ),
+    "bijections-sharpen-and-flatten": proved(
+        {"λmax, factor, c = 0.001": 1e-6, "λmax, factor, c = 1000": 1e6},
+        {"λmax, factor, c = 0.001": 0.3},
+    ),
+    # -- asam
+    "P41": proved({"two weights": [4000], "networks": 16}, {"networks": 1}),
+    "P42": proved(
+        {"loss halfway between two minima": [0]},
+        {"loss halfway between two minima": [3]},
+    ),
+    "P43": proved(
+        {"by weight, powers of ten": [0]}, {"by weight, powers of ten": [0.1]}
+    ),
+    "P44": proved(
+        {"distance from the ellipsoid, p = 2": 0},
+        {"distance from the ellipsoid, p = 2": 0.1},
+    ),
+    "adaptive-sharpness-is-invariant": proved(
+        {"by weight": 0, "by filter": 0}, {"by filter": 1}
+    ),
+    "asam-beats-sam": three(
+        {"above SGD": 2, "above SAM": 1}, {"above SAM": WIDE}, {"above SGD": WIDE}
+    ),
+    "adaptive-sharpness-correlates-better": three(
+        {
+            f"{what}, {size}": value
+            for what, value in (
+                ("τ with the gap, gained", 0.1),
+                ("lower end over settings", [0.1]),
+            )
+            for size in ("weak", "middle", "strong", "strongest")
+        },
+        {"lower end over settings, weak": [-0.1]},
+        {"τ with the gap, gained, weak": -0.1},
+    ),
+    "P36": three(
+        {
+            "trace, all pairs": 0.5,
+            "trace, lower end over settings": [0.2],
+            "trace, decay only": 0.3,
+        },
+        {"trace, decay only": -0.3},
+        {"trace, lower end over settings": [-0.1]},
+    ),
+    "averages-hide-failures": either({"failures": [2]}, {"failures": [0]}),
+    # -- verdict
+    "P45": {"reproduced": {"all of these": [0]}, "partly": {"all of these": [1]}},
+    "some-measures-fail": either(
+        {"sign wrong": [3], "promising": [2]}, {"promising": [0]}
+    ),
+    "adaptive-sharpness-out-of-distribution": {
+        "reproduced": {
+            "ASAM, upper end": [-0.1],
+            "relative flatness, upper end": [-0.1],
+        },
+        "not at this scale": {"ASAM, upper end": [0.2]},
+    },
+    "flattest-may-not-generalize": either({"tenth": 60, "rest": 59}, {"tenth": 50}),
+}
+CASES = [(claim, verdict) for claim, sets in MADE.items() for verdict in sets]
+
+
+def arrays(figures):
+    if isinstance(figures, dict):
+        return {label: arrays(values) for label, values in figures.items()}
+    values = [figures] * 4 if np.isscalar(figures) else figures
+    return np.array(values, dtype=np.float64)
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return read_registry(REGISTRY)
+
+
+@pytest.fixture(scope="module")
+def rules():
+    return read_rules(REGISTRY)
+
+
+def test_every_claim_that_is_measured_or_calculated_has_a_rule(registry, rules):
+    ruled = {k for k, c in registry.items() if c.kind != "worded" and not c.untested}
+    assert set(rules) == ruled
+    assert set(MADE) == ruled
+
+
+@pytest.mark.parametrize(("claim", "verdict"), CASES)
+def test_made_up_figures_get_their_verdict(rules, claim, verdict):
+    figures = next(iter(MADE[claim].values()))
+    other = MADE[claim][verdict]
+    figures = figures | other if isinstance(other, dict) else other
+    assert rules[claim].judge(arrays(figures)) == verdict
+
+
+@pytest.mark.parametrize("claim", MADE)
+def test_a_rule_that_cannot_fail_is_refused(registry, rules, claim):
+    allowed = KINDS[registry[claim].kind]
+    assert set(MADE[claim]) <= set(allowed)
+    never = rules[claim].overturned.startswith("nothing")
+    assert never == (claim in CANNOT_FAIL), rules[claim].overturned
+    if not never:  # contradicted, or fails
+        assert {"contradicted", "fails"} & set(MADE[claim])
+
+
+def test_a_rule_says_in_a_sentence_what_it_asks(rules):
+    for claim, rule in rules.items():
+        for text in (rule.asks, rule.overturned):
+            assert text.endswith(".") and 10 < len(text) < 300, (claim, text)
+
+
+def test_one_member_decides_nothing_by_an_interval(rules):
+    """An interval that is not there must not pass for one that excludes a value."""
+    one = {
+        "P29": {"tau, bits and error": 0.8},
+        "large-batches-test-worse": {"lost, 100, lr .01": 3},
+    }
+    for claim, figures in one.items():
+        single = {label: np.array([value]) for label, value in figures.items()}
+        assert rules[claim].judge(single) == "contradicted"
