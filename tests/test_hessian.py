@@ -13,9 +13,19 @@ from flatlab.data import Examples
 from flatlab.hessian import Hessian
 from flatlab.loss import Loss
 from flatlab.network import Network
-from flatlab.spectra import diagonal, trace
-
-CLASSES = 3
+from tests.cases import (
+    CASES,
+    CLASSES,
+    IMAGE,
+    Forward,
+    close,
+    dense,
+    draws,
+    labels,
+    margin,
+    problem,
+    tokens,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,206 +36,11 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-class Forward(nn.Module):
-    """Two layers around any function of the hidden units."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.a, self.b = nn.Linear(5, 6), nn.Linear(6, CLASSES)
-        self.function = function
-
-    def forward(self, x):
-        return self.b(self.function(self.a(x)))
-
-
-class Twice(nn.Module):
-    """One layer that is used twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, CLASSES)
-
-    def forward(self, x):
-        return self.b(self.a(self.a(x).relu()).relu())
-
-
-class Text(nn.Module):
-    """A small transformer that takes named inputs and returns an object."""
-
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Embedding(7, 4)
-        self.encoder = nn.TransformerEncoderLayer(
-            4, 2, dim_feedforward=5, batch_first=True
-        )
-        self.head = nn.Linear(4, CLASSES)
-
-    def forward(self, tokens, keep):
-        h = self.encoder(self.table(tokens), src_key_padding_mask=~keep)
-        return type("Output", (), {"logits": self.head((h * keep[..., None]).mean(1))})
-
-
-class Plain(nn.Module):
-    """Weights used without a transpose, without biases, and a residual addition."""
-
-    def __init__(self):
-        super().__init__()
-        g = torch.Generator().manual_seed(4)
-        self.a = nn.Parameter(torch.randn(5, 5, generator=g))
-        self.b = nn.Parameter(torch.randn(5, CLASSES, generator=g))
-
-    def forward(self, x):
-        return torch.mm(x + F.leaky_relu(torch.mm(x, self.a)) / 2, self.b)
-
-
-def tied():
-    net = models.mlp(5, 5, 5, CLASSES)
-    net[3].weight = net[1].weight
-    return net
-
-
-def frozen(*names):
-    net = models.mlp(5, 6, CLASSES)
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name not in names)
-    return net
-
-
-def warmed(net, x):
-    """Statistics and affine parameters that differ from those of a new BatchNorm."""
-    g = torch.Generator().manual_seed(2)
-    net.double()(2 * x + 1)
-    with torch.no_grad():
-        for p in net.parameters():
-            if p.ndim == 1:
-                p += 0.3 * torch.randn(p.shape, generator=g, dtype=p.dtype)
-    return net
-
-
-def draws(*shape, n=7):
-    g = torch.Generator().manual_seed(0)
-    return torch.randn(n, *shape, generator=g, dtype=torch.float64)
-
-
-def tokens():
-    g = torch.Generator().manual_seed(0)
-    keep = torch.ones(7, 4, dtype=torch.bool)
-    keep[:3, 3] = False
-    return {"tokens": torch.randint(0, 7, (7, 4), generator=g), "keep": keep}
-
-
-def bn_mlp():
-    return nn.Sequential(
-        nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU6(), nn.Linear(4, CLASSES)
-    )
-
-
-def deep_cnn():
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3, stride=2, padding=2, dilation=2, groups=2),
-        nn.MaxPool2d(2),
-        nn.Conv2d(4, 4, (1, 2), bias=False),
-        nn.AvgPool2d((2, 1)),
-        nn.Flatten(),
-        nn.Linear(4, CLASSES),
-    )
-
-
-IMAGE = draws(1, 6, 6)
-LINEAR = {  # networks with an exact diagonal
-    "mlp": (lambda: models.mlp(5, 6, 4, CLASSES), draws(5)),
-    "no-bias": (lambda: models.mlp(5, 6, CLASSES, bias=False), draws(5)),
-    "frozen-bias": (lambda: frozen("1.bias", "3.bias"), draws(5)),
-    "frozen-weight": (lambda: frozen("1.weight", "3.weight"), draws(5)),
-    "functional": (lambda: Forward(lambda h: F.relu(h) * 0.7 - h), draws(5)),
-    "batchnorm": (lambda: warmed(bn_mlp(), draws(5)), draws(5)),
-    "cnn": (lambda: models.cnn((1, 6, 6), CLASSES, (2, 3), 4), IMAGE),
-    "cnn-max": (lambda: models.cnn((1, 9), CLASSES, (2, 3), 4, "max"), draws(1, 9)),
-    "cnn-mean": (lambda: models.cnn((1, 6, 6), CLASSES, (2, 3), 0, "mean"), IMAGE),
-    "cnn-grouped": (deep_cnn, draws(2, 10, 8)),
-    "resnet": (
-        lambda: warmed(models.resnet((1, 6, 6), CLASSES, (2, 3)), IMAGE),
-        IMAGE,
-    ),
-}
-OTHER = {  # networks without
-    "plain-matrices": (Plain, draws(5)),
-    "tanh": (lambda: models.mlp(5, 4, CLASSES, activation="tanh"), draws(5)),
-    "gelu": (lambda: models.mlp(5, 4, CLASSES, activation="gelu"), draws(5)),
-    "tied": (tied, draws(5)),
-    "twice": (Twice, draws(5)),
-    "square": (lambda: Forward(lambda h: h * h), draws(5)),
-    "gated": (lambda: Forward(lambda h: h * h.relu()), draws(5)),
-    "sequence": (lambda: Forward(lambda h: h.relu().mean(1)), draws(3, 5)),
-    "softmax": (lambda: Forward(lambda h: h.softmax(-1)), draws(5)),
-    "layernorm": (
-        lambda: nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, CLASSES)),
-        draws(5),
-    ),
-    "prelu": (
-        lambda: nn.Sequential(nn.Linear(5, 4), nn.PReLU(), nn.Linear(4, CLASSES)),
-        draws(5),
-    ),
-    "groupnorm": (
-        lambda: nn.Sequential(
-            nn.Conv1d(1, 4, 2), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, CLASSES)
-        ),
-        draws(1, 5),
-    ),
-    "transformer": (Text, tokens()),
-    "examples-mixed": (lambda: Forward(lambda h: h.relu() - h.mean(0)), draws(5)),
-}
-CASES = LINEAR | OTHER
-
-
-def margin(z, y):
-    """A criterion of a user's own, with one loss per example."""
-    return (1 + z.logsumexp(-1) - z.gather(1, y[:, None])[:, 0]).square()
-
-
-def labels(n=7):
-    return torch.randint(0, CLASSES, (n,), generator=torch.Generator().manual_seed(1))
-
-
-def problem(name, criterion="cross_entropy", chunk=None):
-    torch.manual_seed(3)
-    make, x = CASES[name]
-    net = Network(make())
-    loss = Loss(net, (x, labels()), criterion, chunk=chunk)
-    return loss, net.weights().double()
-
-
-def dense(loss, w):
-    """The Hessian by autograd through plain PyTorch, a row at a time."""
-    module = loss.net.module(w).double().eval()
-    names = loss.net.layout.names
-    reference = {
-        "cross_entropy": F.cross_entropy,
-        "mse": lambda z, y: 0.5 * (z - F.one_hot(y, CLASSES)).square().sum(-1).mean(),
-    }.get(loss.criterion.function, lambda z, y: loss.criterion.function(z, y).mean())
-
-    def value(flat):
-        parameters = loss.net.unflatten(flat)
-        assert tuple(parameters) == names
-        inputs = ((), loss.x) if isinstance(loss.x, dict) else ((loss.x,), {})
-        z = torch.func.functional_call(module, parameters, *inputs)
-        return reference(z if isinstance(z, torch.Tensor) else z.logits, loss.y)
-
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        return torch.autograd.functional.hessian(value, w)
-
-
-def close(a, b):
-    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12 * b.abs().max().item())
-
-
 @pytest.mark.parametrize("name", sorted(CASES))
 @pytest.mark.parametrize("criterion", ["cross_entropy", "mse"])
-def test_products_and_diagonal_are_those_of_the_dense_hessian(name, criterion):
-    if name == "examples-mixed":
-        chunk = None  # such a loss is no mean over chunks
-    else:
-        chunk = {"cross_entropy": 3, "mse": None}[criterion]
+def test_products_are_those_of_the_dense_hessian(name, criterion):
+    # with statistics of the batch, a loss is no mean over chunks
+    chunk = 3 if criterion == "cross_entropy" and name != "examples-mixed" else None
     loss, w = problem(name, criterion, chunk)
     expected = dense(loss, w)
     H = Hessian(loss, w)
@@ -233,12 +48,6 @@ def test_products_and_diagonal_are_those_of_the_dense_hessian(name, criterion):
     close(matrix, expected)
     close(matrix.mT, expected)
     assert H.products == loss.net.k
-    if name in LINEAR:
-        close(H.exact_diagonal(), expected.diagonal())
-        close(H.exact_trace(), expected.trace())
-    else:
-        assert H.exact_diagonal() is None
-        assert H.exact_trace() is None
 
 
 @pytest.mark.parametrize("retain", [None, True, False])
@@ -251,28 +60,26 @@ def test_chunks_and_retained_graphs_change_nothing(retain, chunk):
     for _ in range(2):
         close(H @ V, expected @ V)
         close(H @ V[:, 0], expected @ V[:, 0])
-    assert H.exact_trace() is None
-    kept = [piece.gradient is not None for piece in H._pieces]
-    assert kept == [retain is not False] * len(kept)
 
 
-def test_only_the_graphs_that_fit_are_kept(monkeypatch):
-    loss, w = problem("mlp", chunk=1)
-    whole = Hessian(loss, w)
-    V = draws(1, n=loss.net.k)
-    expected = whole @ V
-    fixed, each = whole._pieces[0].size()
-    monkeypatch.setattr("flatlab.hessian.RETAIN_BYTES", 3.5 * (fixed + each))
-    H = Hessian(loss, w)
-    close(H @ V, expected)
-    close(H @ V, expected)
-    assert sum(piece.gradient is not None for piece in H._pieces) == 3
+def test_graphs_are_kept_where_they_fit():
+    calls = []
+
+    def criterion(z, y):
+        calls.append(len(y))
+        return F.cross_entropy(z, y)
+
+    loss, w = problem("mlp", criterion, chunk=3)
+    for retain, again in ((True, 0), (None, 0), (False, 3)):
+        H = Hessian(loss, w, retain=retain)
+        H @ w
+        calls.clear()
+        H @ w
+        assert len(calls) == again
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "tanh", "resnet", "transformer"])
-@pytest.mark.parametrize("limit", [0, 2**40])
-def test_members_have_the_hessians_they_have_alone(name, limit, monkeypatch):
-    monkeypatch.setattr("flatlab.hessian.AT_ONCE", limit)
+def test_members_have_the_hessians_they_have_alone(name):
     loss, w = problem(name, chunk=4)
     g = torch.Generator().manual_seed(5)
     w = w + 0.1 * torch.randn(3, loss.net.k, generator=g, dtype=w.dtype)
@@ -285,23 +92,19 @@ def test_members_have_the_hessians_they_have_alone(name, limit, monkeypatch):
         alone = Hessian(loss, w[i])
         close(together[i, :, 0], alone @ V[i, :, 0])
         close(together[i], alone @ V[i])
-        if name in LINEAR:
-            close(H.exact_diagonal()[i], alone.exact_diagonal())
-            close(H.exact_trace()[i], alone.exact_trace())
     assert (together[1] == 0).all()
     assert H.products == 2
 
 
-@pytest.mark.parametrize("limit", [0, 2**40])
-def test_labels_may_differ_between_members(limit, monkeypatch):
-    monkeypatch.setattr("flatlab.hessian.AT_ONCE", limit)
-    net = Network(models.mlp(5, 4, CLASSES))
-    w = net.init(range(2), dtype=torch.float64)
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_labels_may_differ_between_members(name):
+    loss, w = problem(name)
+    w = torch.stack([w, 1.5 * w])
     y = torch.stack([labels(), (labels() + 1) % CLASSES])
-    H = Hessian(Loss(net, (draws(5), y), chunk=4), w)
-    matrix = H @ torch.eye(net.k, dtype=torch.float64)
+    H = Hessian(Loss(loss.net, (loss.x, y), chunk=4), w)
+    matrix = H @ torch.eye(loss.net.k, dtype=torch.float64)
     for i in range(2):
-        expected = dense(Loss(net, (draws(5), y[i])), w[i])
+        expected = dense(Loss(loss.net, (loss.x, y[i])), w[i])
         close(matrix[i], expected)
         close(H.exact_diagonal()[i], expected.diagonal())
 
@@ -384,19 +187,6 @@ def test_weights_and_losses_that_do_not_fit_are_refused():
         Hessian(loss, w / 0)
 
 
-def test_softmax_regression_has_the_closed_form():
-    net = Network(nn.Linear(5, CLASSES))
-    x, w = draws(5), net.init(0, dtype=torch.float64)
-    H = Hessian(Loss(net, (x, labels())), w)
-    p = net(w, x).softmax(-1)
-    inner = torch.diag_embed(p) - p[:, :, None] * p[:, None]
-    W = torch.einsum("ncd,ni,nj->cidj", inner, x, x).reshape(15, 15) / 7
-    b = torch.einsum("ncd,ni->cid", inner, x).reshape(15, CLASSES) / 7
-    expected = torch.cat([torch.cat([W, b], 1), torch.cat([b.T, inner.mean(0)], 1)])
-    close(H @ torch.eye(18, dtype=w.dtype), expected)
-    close(H.exact_diagonal(), expected.diagonal())
-
-
 def test_a_linear_criterion_and_an_unused_parameter_give_zeros():
     class Extra(nn.Module):
         def __init__(self):
@@ -429,17 +219,6 @@ def test_float32_is_accurate_to_its_precision():
     error = (H32 @ torch.eye(loss.net.k)).double() - expected
     assert torch.linalg.matrix_norm(error, 2) < 5e-6 * norm
     assert H32.exact_trace().item() == pytest.approx(H.exact_trace().item(), rel=1e-5)
-
-
-def test_estimators_ask_for_the_exact_trace_and_diagonal():
-    loss, w = problem("mlp")
-    H = Hessian(loss, torch.stack([w, 2 * w]))
-    for i, member in enumerate(H.w):
-        expected = dense(loss, member)
-        close(trace(H).values[i], expected.trace())
-        close(diagonal(H).values[i], expected.diagonal())
-    assert H.products == 0
-    assert (trace(H).standard_error == 0).all()
 
 
 class Once(torch.autograd.Function):
@@ -604,16 +383,6 @@ def test_inference_mode_is_refused():
                 measure()
 
 
-def test_ignored_labels_do_not_count_in_the_diagonal():
-    loss, w = problem("cnn")
-    y = labels()
-    y[:3] = -100
-    H = Hessian(Loss(loss.net, (IMAGE, y)), w)
-    matrix = H @ torch.eye(len(w), dtype=w.dtype)
-    close(H.exact_diagonal(), matrix.diagonal())
-    close(H.exact_trace(), matrix.trace())
-
-
 def test_sparse_gradients_are_refused():
     net = Network(nn.Sequential(Sparse(), nn.Flatten(), nn.Linear(16, CLASSES)))
     H = Hessian(Loss(net, (tokens()["tokens"], labels())), net.weights())
@@ -642,26 +411,3 @@ def test_leading_axes_are_those_of_the_weights():
     expected = flat @ v.flatten(1, 2)
     torch.testing.assert_close((H @ v).flatten(1, 2), expected)
     torch.testing.assert_close(H.exact_diagonal().flatten(0, 1), flat.exact_diagonal())
-
-
-def test_a_hidden_part_of_the_forward_is_not_taken_for_linear():
-    hooked = models.mlp(5, 6, CLASSES)
-    hooked[1].register_forward_hook(lambda layer, x, out: out.tanh())
-    normed = models.mlp(5, 6, CLASSES)
-    nn.utils.spectral_norm(normed[1])
-    for module in (hooked, normed, Forward(Straight.apply)):
-        net = Network(module.double())
-        loss, w = Loss(net, (draws(5), labels())), net.weights()
-        assert Hessian(loss, w).exact_diagonal() is None
-
-
-class Straight(torch.autograd.Function):
-    """ReLU with the derivative of the identity."""
-
-    @staticmethod
-    def forward(context, x):
-        return F.relu(x)
-
-    @staticmethod
-    def backward(context, gradient):
-        return gradient
