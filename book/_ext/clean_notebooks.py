@@ -56,7 +56,7 @@ def put_first_cell(notebook):
     cells = notebook.cells
     graded = any("nbgrader" in cell.metadata for cell in cells)
     tags = ["remove-cell", *(["ungraded"] if graded else [])]
-    own = new_code_cell(first_cell.text(), id=first_cell.ID)
+    own = new_code_cell(first_cell.text(graded=graded), id=first_cell.ID)
     own.metadata = nbformat.from_dict({"tags": tags})
     if graded:
         own.metadata.nbgrader = nbformat.from_dict(

@@ -1,8 +1,9 @@
 """The first code cell of every notebook: makes it run elsewhere.
 
-``clean_notebooks.py`` puts it there. Readers of the book do not see it,
-and where flatlab is installed, as in the book's own environment, it does
-nothing.
+``clean_notebooks.py`` puts it there. Readers of the book do not see it, and where
+flatlab is installed, as in the book's own environment, it does nothing. Elsewhere a
+notebook of the book, as Colab opens it, fetches the repository of ``_config.yml``; the
+students' notebooks install the wheel that comes with them.
 """
 
 import tomllib
@@ -13,60 +14,54 @@ import yaml
 ROOT = Path(__file__).parents[2]
 ID = "install"
 
-TEXT = """\
-# Installs flatlab where it is missing, as on Colab: from the wheel or
-# the clone that this notebook lies in, else from the book's repository.
-# What is installed of torch and NumPy stays as it is.
-import importlib.metadata
-import pathlib
-import subprocess
-import sys
-import tempfile
+MISSING = """\
+from importlib.metadata import distributions
 
-
-def installed(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def usable(path):
-    return path.is_file() or (path / "flatlab").is_dir()
-
-
-def run(*command):
-    subprocess.run([str(part) for part in command], check=True)
-
-
-if installed("flatlab") != "{version}":
-    here, repository = pathlib.Path.cwd(), {repository}
-    found = [*here.glob("flatlab-{version}-*.whl"), *here.parents]
-    found = list(filter(usable, [*found, here / "flatlab-book"]))
-    if not found and not repository:
-        raise RuntimeError(
-            "flatlab {version} is not installed: put its wheel beside "
-            "this notebook, or open it in a clone of the book"
-        )
-    place = found[0] if found else here / "flatlab-book"
-    if not found:
-        run("git", "clone", "-q", "-b", *repository, place)
-    names = [name for name in ("torch", "numpy") if installed(name)]
-    kept = [f"{name}=={installed(name)}" for name in names]
-    pins = pathlib.Path(tempfile.mkdtemp()) / "kept.txt"
-    pins.write_text("\\n".join(kept))
-    pip = [sys.executable, "-m", "pip", "install", "-q", "-c", pins]
-    if place.is_dir():  # stay there: claims and results are beside it
-        sys.path.insert(0, str(place))
-        pip.append("-e")
-    run(*pip, f"{place}[course]")
+if "{version}" not in [found.version for found in distributions(name="flatlab")]:
 """
+FETCH = (
+    """\
+# Fetches the book where flatlab is missing, as on Colab; elsewhere it does nothing.
+"""
+    + MISSING
+    + """\
+    !git clone -q -b {branch} {url} flatlab-book
+    %pip install -q "./flatlab-book[course]"
+"""
+)
+SAY = (
+    """\
+# Says how to get flatlab where it is missing.
+"""
+    + MISSING
+    + """\
+    how = "open this notebook in a clone of the book, after `pip install -e .[course]`"
+    raise ModuleNotFoundError(f"flatlab {version} is not installed: {how}")
+"""
+)
+UNPACK = (
+    """\
+# Installs flatlab where it is missing, from the wheel that came with this notebook.
+"""
+    + MISSING.replace("\n\n", "\nfrom pathlib import Path\n\n")
+    + """\
+    assert Path("{wheel}").exists(), "put that wheel beside this"
+    %pip install -q "{wheel}[course]"
+"""
+)
 
 
-def text(config=ROOT / "_config.yml"):
+def text(config=ROOT / "_config.yml", graded=False):
     """Source of the cell, for the project's version and the configured repository."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     repository = yaml.safe_load(config.read_text("utf-8"))["repository"]
-    origin = [repository["branch"], repository["url"]] if repository["url"] else []
-    filled = TEXT.replace("{version}", project["version"])
-    return filled.replace("{repository}", repr(origin).replace("'", '"')).strip()
+    filled = UNPACK if graded else FETCH if repository["url"] else SAY
+    values = {
+        "version": project["version"],
+        "wheel": f"flatlab-{project['version']}-py3-none-any.whl",
+        "branch": repository["branch"],
+        "url": repository["url"],
+    }
+    for name, value in values.items():
+        filled = filled.replace("{" + name + "}", value)
+    return filled.strip()
