@@ -7,6 +7,8 @@ FLATLAB_SCALE ?= laptop
 PIP_ARGS ?=
 # Processes that run tests.
 WORKERS ?= 2
+# What `make claims` runs.
+CHAPTERS ?= book
 # Scale of the study, and more arguments for it (on a GPU, which one process fills).
 SCALE ?= $(FLATLAB_SCALE)
 STUDY_ARGS ?= $(if $(filter gpu,$(SCALE)),,--jobs $(WORKERS))
@@ -28,7 +30,7 @@ export FLATLAB_SCALE
 export FLATLAB_PROGRESS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book offline pdf test check clean-notebooks bench results study \
+.PHONY: help setup book offline pdf test check clean-notebooks bench results claims study \
   assignments grade clean distclean
 
 help: ## list the commands
@@ -64,17 +66,21 @@ pdf: $(READY) ## print the whole book, with Chromium: _build/flatlab-book.pdf
 
 test: $(READY) ## style, unit tests, notebooks, the built book and its pages in a browser
 	$(PYTEST) --nbval-lax --nbval-current-env --cov --cov-report=term \
-		tests/book/test_build.py book assignments/source tests/test_*.py tests/book \
-		tests/assignments $(PYTEST_ARGS)
+		tests/book/test_build.py book assignments/source tests/test_*.py tests/course \
+		tests/book tests/assignments $(PYTEST_ARGS)
 
 check: $(READY) ## the quick part of the tests: style and the package alone
-	$(PYTEST) tests/test_*.py $(PYTEST_ARGS)
+	$(PYTEST) tests/test_*.py tests/course $(PYTEST_ARGS)
 
 clean-notebooks: $(READY) ## strip outputs that are not to be committed from the notebooks
 	$(PY) book/_ext/clean_notebooks.py book assignments/source
 
 results: $(READY) ## run every chapter and store what it measures under results/
 	FLATLAB_RESULTS=write OMP_NUM_THREADS=1 $(PY) book/_ext/clean_notebooks.py --execute book
+
+claims: $(READY) ## run CHAPTERS and store their verdicts; long experiments are only read
+	FLATLAB_RESULTS=claims OMP_NUM_THREADS=1 \
+		$(PY) book/_ext/clean_notebooks.py --execute $(CHAPTERS)
 
 study: $(READY) ## train and measure the networks of the verdict: SCALE=laptop or gpu
 	FLATLAB_SCALE=$(SCALE) OMP_NUM_THREADS=1 FLATLAB_PROGRESS=1 \

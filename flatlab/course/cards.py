@@ -14,7 +14,7 @@ class Measurement:
     Attributes:
         label: what it is, where a claim has several figures; else empty.
         mean: over members.
-        half_width: of the 95 % interval; None for one member and for a calculation.
+        half_width: of the 95 % interval; None for one member.
         n: number of members.
         values: one per member, or None where there are too many to list.
         text: as shown.
@@ -101,14 +101,15 @@ def card(
         measured: a ``Measurement`` per figure.
         large: what ``results/gpu`` holds of the claim, or None.
     """
-    how = "We calculate" if claim.kind == "calculated" else "We measure"
-    parts = [("They report", claim.reported), (how, _shown(measured))]
+    exact = claim.kind == "calculated"
+    how = "We calculate" if exact else "We measure"
+    parts = [("They report", claim.reported), (how, _shown(measured, exact))]
     if rule is not None:
         parts += [("The verdict asks", rule.asks), ("Overturned by", rule.overturned)]
     parts += [("Why", claim.argument), ("Correction", claim.post_errs)]
     parts += [("Not tested", claim.untested)]
     if large:
-        found = _shown([Measurement(**m) for m in large["measured"]])
+        found = _shown([Measurement(**m) for m in large["measured"]], exact)
         parts.append(("On a GPU", [("", large["verdict"]), *found]))
     lines = (
         (term, [("", what)] if isinstance(what, str) else what)
@@ -118,9 +119,9 @@ def card(
     return Card(claim.id, verdict, claim.statement, claim.cited(), tuple(lines))
 
 
-def _shown(measured: Sequence[Measurement]) -> list[tuple[str, str]]:
+def _shown(measured: Sequence[Measurement], exact: bool) -> list[tuple[str, str]]:
     """Label and text of each figure; what they have in common is said once, below."""
-    sizes = {m.n for m in measured if m.half_width is not None}
+    sizes = {m.n for m in measured if m.half_width is not None and not exact}
     pairs = [
         (m.label, f"{m.text} (n = {m.n})" if len(sizes) > 1 and m.n > 1 else m.text)
         for m in measured
@@ -134,8 +135,8 @@ def _shown(measured: Sequence[Measurement]) -> list[tuple[str, str]]:
 def figure(mean: float, half: float = math.nan) -> str:
     """A mean, and its half-width to two digits unless it is NaN."""
     if not half > 0:  # one member, or no spread
-        whole = float(mean).is_integer() and abs(mean) < 1e7
-        text = f"{mean:,.0f}" if whole else f"{mean:.3g}"
+        whole = float(mean).is_integer() or abs(mean) >= 1e3
+        text = f"{mean:,.0f}" if whole and abs(mean) < 1e7 else f"{mean:.3g}"
         return text.replace("-", "−") + (" ± 0" if half == 0 else "")
     places = 1 - math.floor(math.log10(half))
     if mean:  # no more than four digits of the mean

@@ -308,8 +308,9 @@ class Claims:
         """Compare with the stored results, or store these where that is asked for.
 
         The last cell of a chapter calls this. With ``FLATLAB_RESULTS=write``, as
-        ``make results`` sets it, the results are saved; otherwise nothing is written,
-        and nothing is compared where nothing is stored at this scale.
+        ``make results`` sets it, or ``claims``, as ``make claims`` does, the results
+        are saved; otherwise nothing is written, and nothing is compared where nothing
+        is stored at this scale.
 
         Raises:
             ValueError: a claim was neither recorded nor given a reason.
@@ -324,7 +325,7 @@ class Claims:
             raise ValueError(
                 "neither recorded nor given a reason why not: " + ", ".join(open_claims)
             )
-        if os.environ.get("FLATLAB_RESULTS", "").strip() == "write":
+        if os.environ.get("FLATLAB_RESULTS", "").strip() in ("write", "claims"):
             self.save(seeds=seeds)
             return
         stored = self._stored(scale())
@@ -337,7 +338,7 @@ class Claims:
                 f"chapter {self.chapter!r} does not come out as stored at the scale "
                 f"{scale()!r} ({when or 'undated'}):\n"
                 + "\n".join(f"  {line}" for line in found)
-                + "\nOnce the change is understood, `make results` stores the new run."
+                + "\nOnce the change is understood, `make claims` stores the new run."
             )
 
     def _stored(self, at: str) -> dict | None:
@@ -401,7 +402,7 @@ def _measurement(label: str, values: np.ndarray, unit: str, exact: bool) -> Meas
     low, high = figure(values.min()), figure(values.max())
     span = low if low == high else f"{low} to {high}"
     text = span if exact else figure(mean, half)  # no interval is put on arithmetic
-    known = None if exact or math.isnan(half) else half
+    known = None if math.isnan(half) else half
     listed = values.tolist() if found.n <= MOST_VALUES else None
     return Measurement(label, mean, known, found.n, listed, f"{text} {unit}".strip())
 

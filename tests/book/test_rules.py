@@ -5,6 +5,7 @@ four members that agree, a list for as many as it has. The first set of a claim 
 whole; the others change it.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from flatlab.course.claims import KINDS, read_registry, read_rules
 
-REGISTRY = Path(__file__).parents[2] / "book" / "claims.toml"
+ROOT = Path(__file__).parents[2]
+REGISTRY, RESULTS = ROOT / "book" / "claims.toml", ROOT / "results"
 WIDE = [-9, 9, -9, 9]  # an interval that holds 0, from -14 to 14
 
 # Rules that no outcome can turn. None may be added: a rule goes from here when it has
@@ -522,3 +524,24 @@ def test_one_member_decides_nothing_by_an_interval(rules):
     for claim, figures in one.items():
         single = {label: np.array([value]) for label, value in figures.items()}
         assert rules[claim].judge(single) == "contradicted"
+
+
+def test_stored_verdicts_follow_from_stored_figures(registry, rules):
+    """A rule that was changed after the last run shows here, before a notebook runs."""
+    judged, wrong = 0, []
+    for path in sorted(RESULTS.glob("*/*.json")):
+        for claim, entry in (
+            json.loads(path.read_text("utf-8")).get("claims", {}).items()
+        ):
+            figures = {m["label"]: m["values"] for m in entry["measured"]}
+            if registry[claim].kind == "worded" or None in figures.values():
+                continue  # argued, or too many members to list
+            try:
+                found = rules[claim].judge(arrays(figures.get("", figures)))
+            except (KeyError, ValueError):
+                continue  # it has come to need another figure: the chapter says so
+            judged += 1
+            if found != entry["verdict"]:
+                wrong.append((path.name, claim, found, entry["verdict"]))
+    assert not wrong
+    assert judged > 50

@@ -149,7 +149,7 @@ def test_a_record_holds_mean_and_interval_and_the_rule_gives_the_verdict(registr
     assert quick.text == "2 ± 13 epochs"
     assert slow.text == "4 epochs" and slow.half_width is None
     (sums,) = claims.measured["adds-up"]
-    assert sums.text == "2" and sums.half_width is None  # none on arithmetic
+    assert sums.text == "2"  # no interval on arithmetic
     assert claims.record("adds-up", [2, 3]) == "fails"
     assert claims.measured["adds-up"][0].text == "2 to 3"
 
@@ -334,11 +334,12 @@ def test_settle_raises_where_claims_or_figures_come_or_go(registry):
     assert path.exists()
 
 
-def test_settle_stores_only_when_asked(registry, monkeypatch):
+@pytest.mark.parametrize("how", ["write", "claims"])
+def test_settle_stores_only_when_asked(registry, monkeypatch, how):
     path = registry.parents[1] / "results" / "smoke" / "one.json"
     made(registry).settle()
     assert not path.exists()
-    monkeypatch.setenv("FLATLAB_RESULTS", "write")
+    monkeypatch.setenv("FLATLAB_RESULTS", how)
     made(registry).settle(seeds=[0])
     assert json.loads(path.read_text())["seeds"] == [0]
 
