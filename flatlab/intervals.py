@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from flatlab.environment import needs
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -71,8 +73,7 @@ def mean_interval(values: Tensor | ArrayLike, level: float = 0.95) -> Interval:
     if n == 1:
         half = np.full_like(mean, np.nan)
     else:
-        from scipy import special
-
+        special = needs("scipy.special")
         t = special.stdtrit(n - 1, (1 + level) / 2)
         half = t * values.std(-1, ddof=1) / math.sqrt(n)
     if mean.ndim == 0:

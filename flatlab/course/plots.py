@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from flatlab.environment import needs
 from flatlab.intervals import Interval, mean_interval
 
 if TYPE_CHECKING:  # matplotlib is imported where it draws
@@ -50,9 +51,7 @@ STYLE = {
 
 def use() -> None:
     """Draw all figures from now on in the book's style."""
-    import matplotlib
-
-    matplotlib.rcParams.update(STYLE)
+    needs("matplotlib").rcParams.update(STYLE)
 
 
 def look(i: int) -> dict:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from flatlab import __version__
-from flatlab.environment import device, scale
+from flatlab.environment import device, needs, scale
 from flatlab.progress import progress
 
 # Workers that a unit may lose before it is given up. Below Dask's own limit
@@ -117,8 +117,7 @@ def sweep(
         retry: whether units that failed before are tried again.
         label: shown beside the progress.
     """
-    import joblib
-
+    joblib = needs("joblib", "study")
     paths = _paths(units := list(units), store)
     Path(store).mkdir(parents=True, exist_ok=True)
     if retry:
@@ -167,12 +166,12 @@ def _gather(paths: list[Path], units: list[dict], before: int) -> Sweep:
 
 def _compute(function: Callable[..., dict], unit: dict, path: Path, run: str) -> None:
     """Compute one unit, unless it is done or another process has it."""
-    from filelock import FileLock, Timeout
-
-    lock, begun = FileLock(path.with_suffix(".lock")), path.with_suffix(".begun")
+    filelock = needs("filelock", "study")
+    lock = filelock.FileLock(path.with_suffix(".lock"))
+    begun = path.with_suffix(".begun")
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except filelock.Timeout:
         return
     try:
         if _finished(path):

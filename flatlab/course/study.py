@@ -33,7 +33,7 @@ from flatlab.course.store import (
     write_json,
 )
 from flatlab.data import Dataset, corrupt_labels, mnist1d
-from flatlab.environment import device, scale
+from flatlab.environment import device, needs, scale
 from flatlab.hessian import Hessian
 from flatlab.loss import Loss
 from flatlab.models import mlp
@@ -557,10 +557,8 @@ def _dask(scheduler: str | None):
     if scheduler is None:
         yield
         return
-    from distributed import Client
-    from joblib import parallel_config
-
-    with Client(scheduler), parallel_config("dask"):
+    client, joblib = needs("distributed", "study").Client, needs("joblib", "study")
+    with client(scheduler), joblib.parallel_config("dask"):
         yield
 
 
