@@ -253,13 +253,14 @@ class Claims:
         arrays = {
             k: _members(v) for k, v in (figures if several else {"": figures}).items()
         }
+        exact = claim.kind == "calculated"
+        rows = [_measurement(k, v, unit, exact) for k, v in arrays.items()]
         if claim.kind != "worded":
             found = self.rules[id].judge(arrays if several else arrays[""])
             if found not in KINDS[claim.kind]:
                 raise ValueError(f"a {claim.kind} claim, {id!r}, cannot be {found!r}")
             self.verdicts[id] = found
-        exact = claim.kind == "calculated"
-        self.measured[id] = [_measurement(k, v, unit, exact) for k, v in arrays.items()]
+        self.measured[id] = rows
         return self.verdicts[id]
 
     def cards(self) -> Cards:
@@ -362,8 +363,7 @@ def differences(
         A sentence per difference, naming claim, figure, new and old.
     """
     new, old = fresh["claims"], stored["claims"]
-    found = [f"{id}: not in the stored run" for id in new if id not in old]
-    found += [f"{id}: only in the stored run" for id in old if id not in new]
+    found = _unmatched("", new, old)
     for id in (id for id in new if id in old):
         if new[id]["verdict"] != old[id]["verdict"]:
             found.append(
@@ -371,8 +371,7 @@ def differences(
             )
         ours = {m["label"]: m for m in new[id]["measured"]}
         theirs = {m["label"]: m for m in old[id]["measured"]}
-        if set(ours) != set(theirs):
-            found.append(f"{id}: figures {sorted(ours)}, stored {sorted(theirs)}")
+        found += _unmatched(f"{id}, ", ours, theirs)
         for label in (label for label in ours if label in theirs):
             a, b = ours[label], theirs[label]
             slack = (a["half_width"] or 0) + (b["half_width"] or 0) + 1e-9
@@ -382,6 +381,12 @@ def differences(
                 name = f"{id}, {label}" if label else id
                 found.append(f"{name}: {a['text']}, stored {b['text']}")
     return found
+
+
+def _unmatched(of: str, new: Mapping, old: Mapping) -> list[str]:
+    return [f"{of}{k}: not in the stored run" for k in new if k not in old] + [
+        f"{of}{k}: only in the stored run" for k in old if k not in new
+    ]
 
 
 def _members(values: Any) -> np.ndarray:

@@ -179,6 +179,7 @@ def test_what_cannot_be_recorded_is_refused(registry):
         claims.record("fits", [1, float("nan")])
     with pytest.raises(ValueError, match=r"\(2, 2\)"):
         claims.record("fits", np.ones((2, 2)))
+    assert set(claims.verdicts) == {"defined"} and not claims.measured
     with pytest.raises(ValueError, match=r"measured claim, 'other'.*'perhaps'"):
         c.Claims("two", registry).record("other", 1)
 
@@ -326,7 +327,7 @@ def test_settle_raises_where_claims_or_figures_come_or_go(registry):
     claims.record("defined", 1.0)
     with pytest.raises(RuntimeError) as raised:
         claims.settle()
-    assert "is-slow: figures ['slow'], stored ['quick', 'slow']" in str(raised.value)
+    assert "is-slow, quick: only in the stored run" in str(raised.value)
     assert "defined: not in the stored run" in str(raised.value)
     path = claims.save()
     with pytest.raises(RuntimeError, match="defined: only in the stored run"):
