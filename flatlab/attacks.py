@@ -228,7 +228,7 @@ class _Search:
             if random_start or restart:
                 # in float64, so that both dtypes start from the same points
                 unit = torch.zeros(flat.shape, dtype=torch.float64)
-                noise = ball(1.0, self.p).sample(unit, generator=generator).to(flat)
+                noise = ball(1.0, self.p).at(unit).sample(generator=generator).to(flat)
             for i, part in enumerate(parts):
                 start = None if noise is None else noise[part]
                 self._climb(centre[part], part, decode, box, start, best[i])
@@ -280,7 +280,7 @@ class _Search:
                 return
             # members and examples do not interact: the sum's gradient is each one's own
             gradient = torch.autograd.grad(sign * loss.sum(), points)[0].flatten(2)
-            ascent = self.step_size * ball(1.0, self.p).steepest(gradient, gradient)
+            ascent = self.step_size * ball(1.0, self.p).at(gradient).steepest(gradient)
             delta = project(delta + ascent, self.radius, self.p, flat, box)
 
 

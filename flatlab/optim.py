@@ -306,7 +306,7 @@ class SAM(Optimizer):
             return
         w = _flat([p.detach() for p in parameters])
         layout = self._layout = self._layout.to(w.device)
-        epsilon = around.steepest(gradient, w, layout)
+        epsilon = around.at(w, layout).steepest(gradient)
         parts = torch._utils._unflatten_dense_tensors(epsilon, parameters)
         torch._foreach_add_(parameters, parts)
 

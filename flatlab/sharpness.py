@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from flatlab.evaluation import (
     tolerated,
 )
 from flatlab.loss import Loss
-from flatlab.neighbourhoods import Neighbourhood, keskar_box
+from flatlab.neighbourhoods import Bound, Neighbourhood, keskar_box
 from flatlab.progress import progress
 
 # Pairs of draws before a standard error is believed.
@@ -120,12 +120,10 @@ class ConditionNumber:
     meaningful: Tensor
 
 
-def _ascend(
-    value_and_gradient: Callable,
-    centre: Tensor,
-    neighbourhood: Neighbourhood,
-    layout,
-    starts: list[Tensor],
+def ascend(
+    value_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
+    around: Bound,
+    starts: Tensor,
     steps: int,
 ) -> tuple[Tensor, Tensor, int]:
     """Climb from several starts inside a neighbourhood; keep the best of each member.
@@ -139,79 +137,59 @@ def _ascend(
     Args:
         value_and_gradient: (starts, members, k) offsets to (starts, members) values
             and (starts, members, k) gradients.
-        centre: (members, k), the point that the neighbourhood belongs to.
-        neighbourhood: the set of allowed offsets.
-        layout: of the coordinates.
-        starts: offsets in the set, each (members, k).
+        around: the set of allowed offsets.
+        starts: (starts, members, k) offsets in the set.
         steps: for every start.
 
     Returns:
         (members,) best values, (members, k) their offsets, and the evaluations.
     """
-    count, (members, k) = len(starts), centre.shape
-    radius = _radius(neighbourhood, centre)
-    if radius.ndim:
-        neighbourhood = replace(neighbourhood, radius=radius.repeat(count))
-    centre = centre.repeat(count, 1)
-
-    def climb(offsets):
-        value, gradient = value_and_gradient(offsets.view(count, members, k))
-        return value.reshape(-1), gradient.reshape(-1, k)
-
-    epsilon = torch.cat(starts)
-    value, gradient = climb(epsilon)
+    epsilon, count = starts, len(starts)
+    value, gradient = value_and_gradient(epsilon)
     step, plain = torch.ones_like(value), torch.zeros_like(value, dtype=torch.bool)
-    scale, evaluations = None, count
-    if neighbourhood.p != 2:
-        scale = neighbourhood.scale(centre, layout)
+    evaluations = count
     for _ in progress(range(steps), "worst-case sharpness"):
-        direction = neighbourhood.steepest(gradient, centre, layout)
-        if scale is not None:
-            slope = scale.square() * gradient
-            size = neighbourhood.norm(slope, centre, layout)
-            reach = _radius(neighbourhood, centre) / size
-            slope = slope * reach.nan_to_num(0.0, 0.0, 0.0)[:, None]
-            direction = torch.where(plain[:, None], slope, direction)
-        trial = neighbourhood.project(
-            epsilon + step[:, None] * direction, centre, layout
-        )
-        new_value, new_gradient = climb(trial)
+        direction = around.steepest(gradient)
+        if around.p != 2:
+            slope = around.t.square() * gradient
+            reach = around.radius / around.norm(slope)[..., None]
+            slope = slope * reach.nan_to_num(0.0, 0.0, 0.0)
+            direction = torch.where(plain[..., None], slope, direction)
+        trial = around.project(epsilon + step[..., None] * direction)
+        new_value, new_gradient = value_and_gradient(trial)
         evaluations += count
         better = new_value > value  # False for NaN
         value = torch.where(better, new_value, value)
-        epsilon = torch.where(better[:, None], trial, epsilon)
-        gradient = torch.where(better[:, None], new_gradient, gradient)
+        epsilon = torch.where(better[..., None], trial, epsilon)
+        gradient = torch.where(better[..., None], new_gradient, gradient)
         step = torch.where(better, (2 * step).clamp_max(8), step / 4)
         plain ^= ~better
         if bool((step < _SMALLEST_STEP).all()):
             break
-    best, which = value.view(count, members).max(0)
-    epsilon = epsilon.view(count, members, k)
-    return best, epsilon[which, torch.arange(members, device=which.device)], evaluations
+    best, which = value.max(0)
+    return (
+        best,
+        epsilon[which, torch.arange(len(best), device=best.device)],
+        evaluations,
+    )
 
 
-def _starts(gradient, centre, neighbourhood, layout, restarts, seed) -> list[Tensor]:
+def _starts(gradient: Tensor, around: Bound, restarts: int, seed: int) -> Tensor:
     """The steepest point, its opposite, random points and their opposites."""
-    starts = [neighbourhood.steepest(gradient, centre, layout)]
-    noise, scale = Noise(centre, seed), neighbourhood.scale(centre, layout)
+    starts = [around.steepest(gradient)]
+    noise = Noise(gradient, seed)
     for i in range(restarts):
         if i % 2 == 0:
             starts.append(-starts[-1])
             continue
         # uniform in a box, whose corners are dead ends; on the boundary of a ball
-        z = noise[i // 2]
-        box = neighbourhood.p == math.inf
-        point = scale * (torch.erf(z / math.sqrt(2)) if box else z)
-        size = 1 if box else neighbourhood.norm(point, centre, layout)
-        reach = _radius(neighbourhood, centre) / size
-        # where nothing may move, the only point is zero
-        starts.append(point * reach.nan_to_num(0.0, 0.0, 0.0).reshape(-1, 1))
+        z = noise[i // 2].expand_as(gradient)
+        if around.p == math.inf:
+            starts.append(around.spread(torch.erf(z / math.sqrt(2)), "inside"))
+        else:
+            starts.append(around.spread(z, "boundary"))
     # rounding must not carry a start over the edge
-    return [neighbourhood.project(s, centre, layout) for s in starts]
-
-
-def _radius(neighbourhood: Neighbourhood, like: Tensor) -> Tensor:
-    return torch.as_tensor(neighbourhood.radius, dtype=like.dtype, device=like.device)
+    return around.project(torch.stack(starts))
 
 
 def _check_search(neighbourhood, steps: int, restarts: int) -> None:
@@ -267,13 +245,11 @@ def worst_case_sharpness(
     w, single = checked(loss, w)
     layout = loss.net.layout_on(w.device)
     base, gradient = loss.value_and_gradient(w)
-    starts = _starts(gradient, w, neighbourhood, layout, restarts, seed)
-    value, epsilon, evaluations = _ascend(
+    around = neighbourhood.at(w, layout)
+    value, epsilon, evaluations = ascend(
         lambda e: at_points(loss, loss.value_and_gradient, w + e),
-        w,
-        neighbourhood,
-        layout,
-        starts,
+        around,
+        _starts(gradient, around, restarts, seed),
         steps,
     )
     rises_ = value > base  # at epsilon = 0, which is in the set, nothing rises
@@ -330,10 +306,10 @@ def average_sharpness(
     if tol is not None and not 0 < tol < 1:
         raise ValueError(f"tol is {tol}, expected a relative error between 0 and 1")
     w, single = checked(loss, w)
-    scale = neighbourhood.scale(w, loss.net.layout_on(w.device)).expand(w.shape)
-    sigma = _matching_sigma(neighbourhood, scale)
+    around = neighbourhood.at(w, loss.net.layout_on(w.device))
+    sigma = around.sigma[:, 0].to(w)
     noise, base = Noise(w, seed), loss(w)
-    spread = sigma[:, None] * scale
+    spread = sigma[:, None] * around.t
     pairs, rows = samples // 2, []
     if tol is not None:
         pairs = max(pairs, _FIRST_PAIRS)
@@ -362,14 +338,6 @@ def average_sharpness(
     if single:
         mean, error, sigma, converged = mean[0], error[0], sigma[0], converged[0]
     return Average(mean, error, sigma, 2 * done, converged)
-
-
-def _matching_sigma(neighbourhood: Neighbourhood, scale: Tensor) -> Tensor:
-    """Standard deviation of epsilon / t that matches the set: (members,)."""
-    radius = _radius(neighbourhood, scale).expand(len(scale))
-    if neighbourhood.p == math.inf:
-        return radius / math.sqrt(3)
-    return radius / (scale > 0).sum(-1).clamp_min(1).sqrt()
 
 
 def keskar_sharpness(
@@ -435,10 +403,9 @@ def keskar_sharpness(
         return value, gradient @ A
 
     base, gradient = loss.value_and_gradient(w)
-    starts = _starts(gradient @ A, centre, box, None, restarts, seed + 1)
-    value, y, evaluations = _ascend(
-        value_and_gradient, centre, box, None, starts, steps
-    )
+    around = box.at(centre)
+    starts = _starts(gradient @ A, around, restarts, seed + 1)
+    value, y, evaluations = ascend(value_and_gradient, around, starts, steps)
     higher = value > base
     value = torch.where(higher, value - base, 0)
     epsilon = torch.where(higher[:, None], y @ A.mT, 0)

@@ -629,7 +629,8 @@ class _Training:
         layout = self.net.layout_on(gradients[0].device)
         w, gradient = _flat(m.leaves), _flat(gradients)
         around = replace(self.neighbourhood, radius=m.values["radius"])
-        up = self.net.unflatten(w + around.steepest(gradient, w, layout))
+        step = around.at(w, layout).steepest(gradient)
+        up = self.net.unflatten(w + step)
         return list(up.values())
 
     def _close_epoch(self, m: _Members, epoch: int, count: int, seconds: float) -> None:

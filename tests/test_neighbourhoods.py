@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flatlab.models import mlp
-from flatlab.neighbourhoods import Neighbourhood, adaptive_ball, ball, keskar_box
+from flatlab.neighbourhoods import adaptive_ball, ball, keskar_box
 from flatlab.network import Network
 from flatlab.reparameterization import rescale_units
 
@@ -55,8 +55,8 @@ def test_the_set_its_steepest_point_and_its_projection(
     t = neighbourhood.scale(w, LAYOUT)
     radius = neighbourhood.radius
 
-    best = neighbourhood.steepest(gradient, w, LAYOUT)
-    norm = neighbourhood.norm(best, w, LAYOUT)
+    best = neighbourhood.at(w, LAYOUT).steepest(gradient)
+    norm = neighbourhood.at(w, LAYOUT).norm(best)
     torch.testing.assert_close(norm, torch.full_like(norm, radius))
     assert (best[t == 0] == 0).all()
     # Hölder's bound on the linearised loss is attained.
@@ -65,19 +65,19 @@ def test_the_set_its_steepest_point_and_its_projection(
     torch.testing.assert_close((gradient * best).sum(-1), radius * bound)
     for kind in ("inside", "boundary"):
         generator = torch.Generator().manual_seed(seed)
-        other = neighbourhood.sample(w, LAYOUT, generator=generator, kind=kind)
-        inside = neighbourhood.norm(other, w, LAYOUT)
+        other = neighbourhood.at(w, LAYOUT).sample(generator=generator, kind=kind)
+        inside = neighbourhood.at(w, LAYOUT).norm(other)
         assert (inside <= radius * (1 + 1e-12)).all()
         assert (other[t == 0] == 0).all()
         if kind == "boundary":
             torch.testing.assert_close(inside, norm)
         assert ((gradient * other).sum(-1) <= radius * bound + 1e-12).all()
-        kept = neighbourhood.project(other * (1 - 1e-12), w, LAYOUT)
+        kept = neighbourhood.at(w, LAYOUT).project(other * (1 - 1e-12))
         torch.testing.assert_close(kept, other)
 
-    near = neighbourhood.project(far, w, LAYOUT)
-    assert (neighbourhood.norm(near, w, LAYOUT) <= radius * (1 + 1e-12)).all()
-    torch.testing.assert_close(neighbourhood.project(near, w, LAYOUT), near)
+    near = neighbourhood.at(w, LAYOUT).project(far)
+    assert (neighbourhood.at(w, LAYOUT).norm(near) <= radius * (1 + 1e-12)).all()
+    torch.testing.assert_close(neighbourhood.at(w, LAYOUT).project(near), near)
     # Nearest in the metric of the set: no sampled point is nearer.
     moving = t > 0
 
@@ -113,7 +113,7 @@ def test_the_steepest_point_by_brute_force_in_two_dimensions():
     circle = torch.stack([angle.cos(), angle.sin()], -1)
     points = 0.7 * w.abs() * circle
     best = points[(points @ gradient).argmax()]
-    epsilon = adaptive_ball(0.7).steepest(gradient, w)
+    epsilon = adaptive_ball(0.7).at(w).steepest(gradient)
     torch.testing.assert_close(epsilon, best, atol=1e-4, rtol=0)
 
 
@@ -122,9 +122,9 @@ def test_adaptive_sets_follow_a_rescaling_of_layers(by):
     w, gradient = draw(0, 2, K)
     factor = torch.where(LAYOUT.layer == 0, 10.0, 0.1).double()
     neighbourhood = adaptive_ball(0.5, by=by)
-    epsilon = neighbourhood.steepest(gradient, w, LAYOUT)
+    epsilon = neighbourhood.at(w, LAYOUT).steepest(gradient)
     # The gradient of the rescaled loss L(w / factor) is gradient / factor.
-    scaled = neighbourhood.steepest(gradient / factor, factor * w, LAYOUT)
+    scaled = neighbourhood.at(factor * w, LAYOUT).steepest(gradient / factor)
     torch.testing.assert_close(scaled, factor * epsilon)
 
 
@@ -144,8 +144,8 @@ def test_by_weight_follows_a_rescaling_of_units_and_by_filter_does_not(seed, spr
     def followed(by):
         """The step at A w, pulled back, beside the step at w."""
         around = adaptive_ball(0.5, by=by, p=p)
-        moved = around.steepest(gradient / A, A * w, net.layout)
-        return moved / A, around.steepest(gradient, w, net.layout)
+        moved = around.at(A * w, net.layout).steepest(gradient / A)
+        return moved / A, around.at(w, net.layout).steepest(gradient)
 
     back, step = followed("weight")
     torch.testing.assert_close(back, step)
@@ -158,9 +158,9 @@ def test_a_zero_gradient_goes_nowhere_and_a_tiny_one_all_the_way(neighbourhood):
     w = draw(1, 2, K).float()
     gradient = torch.zeros(2, K)
     gradient[1] = 1e-30 * draw(2, K).float()
-    epsilon = neighbourhood.steepest(gradient, w, LAYOUT)
+    epsilon = neighbourhood.at(w, LAYOUT).steepest(gradient)
     assert (epsilon[0] == 0).all()
-    length = neighbourhood.norm(epsilon, w, LAYOUT)[1]
+    length = neighbourhood.at(w, LAYOUT).norm(epsilon)[1]
     assert float(length) == pytest.approx(neighbourhood.radius, rel=1e-5)
 
 
@@ -168,13 +168,13 @@ def test_a_radius_per_member():
     radius = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
     w, gradient = draw(3, 2, 3, K)
     together = adaptive_ball(radius)
-    epsilon = together.steepest(gradient, w)
-    torch.testing.assert_close(together.norm(epsilon, w), radius)
+    epsilon = together.at(w).steepest(gradient)
+    torch.testing.assert_close(together.at(w).norm(epsilon), radius)
     for i in range(3):
-        alone = adaptive_ball(float(radius[i])).steepest(gradient[i], w[i])
+        alone = adaptive_ball(float(radius[i])).at(w[i]).steepest(gradient[i])
         torch.testing.assert_close(alone, epsilon[i])
     with pytest.raises(ValueError, match="3 members"):
-        together.steepest(gradient[:2], w[:2])
+        together.at(w[:2]).steepest(gradient[:2])
 
 
 def test_samples_are_uniform_in_the_set():
@@ -183,7 +183,7 @@ def test_samples_are_uniform_in_the_set():
 
     def ratio(neighbourhood, kind):
         generator = torch.Generator().manual_seed(0)
-        epsilon = neighbourhood.sample(w, generator=generator, kind=kind)
+        epsilon = neighbourhood.at(w).sample(generator=generator, kind=kind)
         return epsilon / neighbourhood.scale(w) / neighbourhood.radius
 
     # Second moments of the uniform ball, 1 / (k + 2), box, 1 / 3, sphere, 1 / k.
@@ -206,8 +206,8 @@ def test_samples_are_uniform_in_the_set():
 def test_a_member_s_sample_depends_on_its_seed_alone():
     w = draw(4, 3, K)
     for kind in ("inside", "boundary", "gaussian"):
-        together = adaptive_ball(0.5).sample(w, seeds=range(3), kind=kind)
-        alone = adaptive_ball(0.5).sample(w[2], seeds=2, kind=kind)
+        together = adaptive_ball(0.5).at(w).sample(seeds=range(3), kind=kind)
+        alone = adaptive_ball(0.5).at(w[2]).sample(seeds=2, kind=kind)
         torch.testing.assert_close(together[2], alone)
 
 
@@ -215,9 +215,9 @@ def test_what_moves_along_a_frozen_weight_is_outside():
     w = torch.tensor([0.0, 1.0])
     neighbourhood = adaptive_ball(1.0)
     epsilon = torch.tensor([0.1, 0.1])
-    assert neighbourhood.norm(epsilon, w) == math.inf
-    assert neighbourhood.project(epsilon, w)[0] == 0
-    assert neighbourhood.norm(torch.zeros(2), torch.zeros(2)) == 0
+    assert neighbourhood.at(w).norm(epsilon) == math.inf
+    assert neighbourhood.at(w).project(epsilon)[0] == 0
+    assert neighbourhood.at(torch.zeros(2)).norm(torch.zeros(2)) == 0
 
 
 @pytest.mark.parametrize("rho", [0, -1.0, math.nan, math.inf, torch.tensor([1.0, 0.0])])
@@ -235,13 +235,13 @@ def test_arguments_out_of_range():
     with pytest.raises(ValueError, match="eta"):
         adaptive_ball(1.0, eta=-0.1)
     with pytest.raises(ValueError, match="layout"):
-        adaptive_ball(1.0, by="filter").norm(torch.ones(K), torch.ones(K))
+        adaptive_ball(1.0, by="filter").at(torch.ones(K))
     with pytest.raises(ValueError, match="members"):
-        Neighbourhood(torch.ones(2, 2), torch.ones_like)
+        ball(torch.ones(2, 2)).at(torch.ones(3, K))
     w = torch.ones(2, K)
     with pytest.raises(ValueError, match="kind"):
-        ball(1.0).sample(w, seeds=[0, 1], kind="sobol")
+        ball(1.0).at(w).sample(seeds=[0, 1], kind="sobol")
     with pytest.raises(ValueError, match="either"):
-        ball(1.0).sample(w)
+        ball(1.0).at(w).sample()
     with pytest.raises(ValueError, match="expected 2 seeds"):
-        ball(1.0).sample(w, seeds=[0])
+        ball(1.0).at(w).sample(seeds=[0])

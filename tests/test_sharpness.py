@@ -194,7 +194,7 @@ def test_epsilon_is_in_the_set_and_attains_the_value(seed, rho, by, p, dtype):
     elif by:
         neighbourhood = adaptive_ball(rho, by=by, p=p)
     found = worst_case_sharpness(loss, w, neighbourhood, steps=4, restarts=2, seed=seed)
-    size = neighbourhood.norm(found.epsilon, w, loss.net.layout)
+    size = neighbourhood.at(w, loss.net.layout).norm(found.epsilon)
     tiny = 20 * torch.finfo(dtype).eps
     assert (size <= rho * (1 + tiny)).all()
     base = loss(w)
@@ -202,7 +202,7 @@ def test_epsilon_is_in_the_set_and_attains_the_value(seed, rho, by, p, dtype):
     assert ((loss(w + found.epsilon) - base - found.values).abs() <= error).all()
     assert (found.values >= 0).all()
     # no less than SAM's own point, which is one of the starts
-    step = neighbourhood.steepest(loss.gradient(w), w, loss.net.layout)
+    step = neighbourhood.at(w, loss.net.layout).steepest(loss.gradient(w))
     assert (found.values >= loss(w + step) - base - error).all()
 
 

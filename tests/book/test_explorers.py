@@ -307,7 +307,7 @@ def test_both_maxima_are_those_of_flatlab(module):
         at = torch.tensor(w, dtype=torch.float64)
         set_ = fl.adaptive_ball(rho) if adaptive else fl.ball(rho)
         epsilon = torch.tensor(result["epsilon"], dtype=torch.float64)
-        assert set_.norm(epsilon, at).item() == pytest.approx(rho, rel=1e-9)
+        assert set_.at(at).norm(epsilon).item() == pytest.approx(rho, rel=1e-9)
         value = result["value"]
         assert loss(at + epsilon).item() == pytest.approx(value, rel=1e-9)
         best = fl.worst_case_sharpness(loss, at, set_, restarts=4, steps=100)
@@ -332,7 +332,7 @@ def test_a_step_of_sam_is_that_of_flatlab(module):
         assert step["here"]["loss"] == pytest.approx(value(*w), rel=1e-9)
         g = gradient(*w)
         assert step["here"]["gradient"] == pytest.approx(g, rel=1e-9)
-        epsilon = fl.ball(rho).steepest(torch.tensor(g), torch.tensor(w))
+        epsilon = fl.ball(rho).at(torch.tensor(w)).steepest(torch.tensor(g))
         up = np.array(w) + epsilon.numpy()
         assert step["up"] == pytest.approx(up, rel=1e-9)
         assert step["sam"] == pytest.approx(w - rate * gradient(*up), rel=1e-9)
