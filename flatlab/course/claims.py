@@ -219,11 +219,8 @@ class Claims:
         everything = read_registry(self.registry)
         self.claims = {k: c for k, c in everything.items() if c.chapter == chapter}
         if not self.claims:
-            chapters = dict.fromkeys(c.chapter for c in everything.values())
-            raise ValueError(
-                f"no claim belongs to a chapter {chapter!r}; chapters are "
-                + ", ".join(chapters)
-            )
+            known = ", ".join(dict.fromkeys(c.chapter for c in everything.values()))
+            raise ValueError(f"no claim is of a chapter {chapter!r}; there are {known}")
         self.rules = read_rules(self.registry)
         self.measured: dict[str, list[Measurement]] = {}
         self.verdicts = {
@@ -244,10 +241,8 @@ class Claims:
             ValueError: a value is NaN or infinite, or values have a further axis.
         """
         if id not in self.claims:
-            raise KeyError(
-                f"chapter {self.chapter!r} has no claim {id!r}; it has "
-                + ", ".join(self.claims)
-            )
+            known = ", ".join(self.claims)
+            raise KeyError(f"{self.chapter!r} has no claim {id!r}; it has {known}")
         claim = self.claims[id]
         several = isinstance(figures, Mapping)
         arrays = {
@@ -323,9 +318,8 @@ class Claims:
             if id not in self.verdicts and not claim.untested
         ]
         if open_claims:
-            raise ValueError(
-                "neither recorded nor given a reason why not: " + ", ".join(open_claims)
-            )
+            names = ", ".join(open_claims)
+            raise ValueError(f"neither recorded nor given a reason why not: {names}")
         if os.environ.get("FLATLAB_RESULTS", "").strip() in ("write", "claims"):
             self.save(seeds=seeds)
             return
