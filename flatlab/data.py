@@ -40,8 +40,8 @@ class Examples:
     Attributes:
         x: inputs, floating point, shape (n, ...); images are (n, channels, height,
             width).
-        y: labels to be learned, int64, shape (n,), or (members, n) where every
-            member of an ensemble has labels of its own.
+        y: labels to be learned, int64, shape (n,), or (members, n), or with further
+            axes in front, where every member of an ensemble has labels of its own.
         clean_y: true labels, int64, shape (n,); the same as ``y`` unless given.
 
     Raises:
@@ -69,9 +69,9 @@ class Examples:
                 f"x must have shape (n, ...) with n >= 1, got {tuple(self.x.shape)}"
             )
         n = len(self.x)
-        if self.y.ndim not in (1, 2) or self.y.shape[-1] != n:
+        if self.y.ndim < 1 or self.y.shape[-1] != n:
             raise ValueError(
-                f"y must have shape ({n},) or (members, {n}) to fit x, "
+                f"y must have shape ({n},) or (..., {n}) to fit x, "
                 f"got {tuple(self.y.shape)}"
             )
         if self.clean_y.shape != (n,):
@@ -561,17 +561,15 @@ def corrupt_labels(data, fraction, seed=0, to="uniform"):
     if data.classes < 2:
         raise ValueError("labels of a single class cannot be corrupted")
     fractions = np.asarray(torch.as_tensor(fraction, device="cpu"), dtype=np.float64)
-    if fractions.ndim > 1 or not ((fractions >= 0) & (fractions <= 1)).all():
-        raise ValueError(
-            f"fraction must be one number or one per member in [0, 1], got {fraction}"
-        )
+    if not ((fractions >= 0) & (fractions <= 1)).all():
+        raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
     seeds = np.asarray(list(seed) if np.iterable(seed) else seed)
     try:
         fractions, seeds = np.broadcast_arrays(fractions, seeds)
     except ValueError:
         raise ValueError(
-            f"fraction has {fractions.size} values and seed {seeds.size}: "
-            "give one, or one per member"
+            f"fraction has shape {fractions.shape} and seed {seeds.shape}: "
+            "they must broadcast"
         ) from None
     y = data.train.y.cpu().numpy()
     truth = data.train.clean_y.cpu().numpy()
