@@ -7,13 +7,11 @@
   page asks another host for anything.
 - Icons come from a font inside a style sheet, and so work without a server too.
 - Launch and repository buttons appear only when a repository is configured.
-- The API reference has a section for every module of the package that exists, and the
-  first page says how the claims of each chapter came out.
+- The first page says how the claims of each chapter came out.
 - Figures are fetched as a reader comes near them.
 - The book can be written as a single page, from which it is printed.
 """
 
-import ast
 import base64
 import hashlib
 import os
@@ -24,36 +22,6 @@ from importlib.metadata import files
 from pathlib import Path
 
 from flatlab.course.claims import Verdict, read_registry, read_verdicts
-
-# In the order in which the book builds on them.
-MODULES = [
-    "data",
-    "models",
-    "network",
-    "training",
-    "loss",
-    "hessian",
-    "spectra",
-    "neighbourhoods",
-    "sharpness",
-    "landscape",
-    "precision",
-    "optim",
-    "bounds",
-    "reparameterization",
-    "information",
-    "attacks",
-    "intervals",
-    "evaluation",
-    "environment",
-    "progress",
-    "course.claims",
-    "course.store",
-    "course.study",
-    "course.ranks",
-    "course.plots",
-    "course.explorers",
-]
 
 # Read while a notebook runs, beside the notebook itself.
 SOURCES = (
@@ -66,7 +34,7 @@ SOURCES = (
     "book/rules.py",
 )
 ASSETS = ("book/_static/**/*", "book/_ext/*.py")
-API_MARK = "<!-- one section per module -->"
+CODE_MARK = "<!-- get the code -->"
 VERDICTS_MARK = re.compile(r"<!-- verdicts: (\w+) -->")
 
 
@@ -231,27 +199,6 @@ def forget_failure(app, error):
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
 
 
-def module_sections(root):
-    """Markdown with a heading and the documented names of every module."""
-    package = root / "flatlab"
-    paths = {
-        ".".join(path.relative_to(package).with_suffix("").parts): path
-        for path in package.rglob("[!_]*.py")
-    }
-    order = [name for name in MODULES if name in paths]
-    order += sorted(paths.keys() - set(MODULES))
-    sections = []
-    for name in order:
-        docstring = ast.get_docstring(ast.parse(paths[name].read_text("utf-8")))
-        if docstring is None:
-            raise ValueError(f"{paths[name]} has no docstring")
-        sections.append(
-            f"## flatlab.{name}\n\n"
-            f"```{{eval-rst}}\n.. automodule:: flatlab.{name}\n   :members:\n```\n"
-        )
-    return "\n".join(sections)
-
-
 def share_visitors(app):
     """Let the book as one page write every node that it writes as many pages.
 
@@ -274,11 +221,27 @@ def verdicts(root, chapter):
     return f"*{len(own)} claim{'s' * (len(own) > 1)}: {', '.join(parts)}.*"
 
 
+def how_to_get_the_code(address):
+    """Markdown: the commands where an address is configured, plain words elsewhere."""
+    if address:
+        name = address.rstrip("/").rpartition("/")[2].removesuffix(".git")
+        archive = f"{address.removesuffix('.git')}/archive/refs/heads/main.zip"
+        return (
+            f"```bash\ngit clone {address}\ncd {name}\n```\n\n"
+            f"or download [all of it as a zip]({archive}) and unpack it."
+        )
+    return (
+        "This copy of the book was built without the address of its source. Whoever "
+        "gave you these pages has the folder that they were built from: ask for it, as "
+        "a zip or as the address of a git repository, and unpack or clone it."
+    )
+
+
 def write_generated(app, docname, source):
-    """Replace marks in a page by what the package and the results say."""
+    """Replace marks in a page by what the results say."""
     root = Path(app.srcdir)
-    if API_MARK in source[0]:
-        source[0] = source[0].replace(API_MARK, module_sections(root))
+    address = app.config.html_theme_options.get("repository_url")
+    source[0] = source[0].replace(CODE_MARK, how_to_get_the_code(address))
     source[0] = VERDICTS_MARK.sub(lambda m: verdicts(root, m[1]), source[0])
 
 
