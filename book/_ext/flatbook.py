@@ -14,6 +14,7 @@
 
 import base64
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ from importlib.metadata import files
 from pathlib import Path
 
 from flatlab.course.claims import Verdict, read_registry, read_verdicts
+from fontTools import subset
+from fontTools.ttLib import TTFont
 
 # Read while a notebook runs, beside the notebook itself.
 SOURCES = (
@@ -32,6 +35,16 @@ SOURCES = (
     "results/**/*.npz",
     "book/claims.toml",
     "book/rules.py",
+)
+# What MathJax needs to read TeX and write HTML, without its menu.
+MATHJAX = (
+    "startup.js",
+    "core.js",
+    "input/tex.js",
+    "input/tex/extensions",
+    "output/chtml.js",
+    "output/chtml/fonts",
+    "a11y/assistive-mml.js",
 )
 ASSETS = ("book/_static/**/*", "book/_ext/*.py")
 CODE_MARK = "<!-- get the code -->"
@@ -114,25 +127,20 @@ def copy_mathjax(app, error):
     if error or app.builder.format != "html":
         return
     target = Path(app.outdir) / "_static" / "mathjax"
-    if target.exists():
+    if all((target / part).exists() for part in MATHJAX):
         return
-    script = next(
-        f for f in files("sphinx-mathjax-offline") if f.name == "tex-mml-chtml.js"
-    )
+    script = next(f for f in files("sphinx-mathjax-offline") if f.name == "startup.js")
     source = Path(script.locate()).parent
-    for part in (
-        "output/chtml/fonts",
-        "input/tex/extensions",
-        "a11y",
-        "sre",
-    ):
+    for part in MATHJAX:
+        (target / part).parent.mkdir(parents=True, exist_ok=True)
         if (source / part).is_dir():
-            shutil.copytree(source / part, target / part)
-    shutil.copy2(source / script.name, target / script.name)
+            shutil.copytree(source / part, target / part, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source / part, target / part)
 
 
 def lighten_icons(app, error):
-    """Draw the theme's icons from the font alone, without a script of half a megabyte.
+    """Draw the theme's icons from a font that holds those in use, without a script.
 
     The font goes into the style sheet, since a browser that reads the book from a
     folder loads no font from a file of its own.
@@ -140,19 +148,17 @@ def lighten_icons(app, error):
     if error or app.builder.format != "html":
         return
     out = Path(app.outdir)
+    pages = "".join(page.read_text("utf-8") for page in out.rglob("*.html"))
+    scripts = "".join(s.read_text("utf-8") for s in out.glob("_static/scripts/*.js"))
+    used = set(re.findall(r"\bfa-([a-z0-9-]+)", pages + scripts))
     for sheet in out.glob("_static/vendor/fontawesome/*/css/all.min.css"):
-        text = sheet.read_text("utf-8")
-        for name in ("fa-solid-900", "fa-regular-400"):
-            font = sheet.parents[1] / "webfonts" / f"{name}.woff2"
-            data = base64.b64encode(font.read_bytes()).decode()
-            face = (
-                r"(@font-face{[^}]*Awesome\\ 6 Free[^}]*)\.\./webfonts/"
-                + name
-                + ".woff2"
-            )
-            inlined = f"data:font/woff2;base64,{data}"
-            text = re.sub(face, lambda match, url=inlined: match[1] + url, text)
-        sheet.write_text(text, "utf-8")
+        others = "".join(
+            s.read_text("utf-8") for s in out.glob("_static/**/*.css") if s != sheet
+        )
+        sheet.write_text(
+            icons_in_use(sheet.read_text("utf-8"), used, others, sheet.parents[1]),
+            "utf-8",
+        )
     heavy = re.compile(
         r"<script[^>]*vendor/fontawesome[^>]*></script>"
         r"|<link[^>]*vendor/fontawesome[^>]*(?:all\.min\.js|\.woff2)[^>]*>"
@@ -162,6 +168,40 @@ def lighten_icons(app, error):
         lighter = heavy.sub("", text)
         if lighter != text:
             page.write_text(lighter, "utf-8")
+
+
+def icons_in_use(text, used, others, folder):
+    """The icons' style sheet with the icons in use alone, and their glyphs within it.
+
+    Args:
+        text: the whole style sheet.
+        used: names of icons.
+        others: the other style sheets, which name glyphs by their code.
+        folder: that holds ``webfonts``.
+    """
+    codes = {int(c, 16) for c in re.findall(r"\\\\(f[0-9a-f]{3})\b", others)}
+
+    def kept(match):
+        wanted = used & set(re.findall(r"\.fa-([a-z0-9-]+):+before", match[1]))
+        if not wanted:
+            return ""
+        codes.update(map(ord, re.findall(r"[\ue000-\uf8ff]", match[2])))
+        codes.update(int(c, 16) for c in re.findall(r"\\([0-9a-f]+)", match[2]))
+        return match[0]
+
+    text = re.sub(r"((?:\.fa-[\w-]+:+before,?)+)\{(content:[^}]*)\}", kept, text)
+    for name in ("fa-solid-900", "fa-regular-400"):
+        font = TTFont(folder / "webfonts" / f"{name}.ttf")
+        subsetter = subset.Subsetter()
+        subsetter.populate(unicodes=codes)
+        subsetter.subset(font)
+        font.flavor = "woff"
+        data = io.BytesIO()
+        font.save(data)
+        url = f"data:font/woff;base64,{base64.b64encode(data.getvalue()).decode()}"
+        face = r"(@font-face{[^}]*Awesome\\ 6 Free[^}]*src:)[^}]*" + name + r"[^}]*(})"
+        text = re.sub(face, rf'\1url({url}) format("woff")\2', text)
+    return re.sub(r"@font-face{[^}]*webfonts[^}]*}", "", text)
 
 
 def load_figures_late(app, error):
