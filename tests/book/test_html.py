@@ -149,3 +149,13 @@ def test_each_chapter_can_be_walked_through_from_first_to_last(html, soups):
             break
         page = (page.parent / following["href"]).resolve()
     assert set(seen) == set(soups)
+
+
+def test_every_page_has_a_copy_in_markdown_that_llms_txt_lists(html):
+    listed = re.findall(r"\]\(([^)]+\.md)\)", (html / "llms.txt").read_text("utf-8"))
+    expected = {
+        page.with_suffix(".md").relative_to(html).as_posix() for page in pages(html)
+    }
+    assert set(listed) == expected and len(listed) == len(expected)
+    for name in listed:
+        assert (html / name).read_text("utf-8").lstrip().startswith("#"), name
