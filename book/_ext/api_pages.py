@@ -7,10 +7,11 @@ package they are defined.
 """
 
 import inspect
-import pkgutil
 import re
 import typing
+from functools import reduce
 
+import flatlab.course.study
 from docutils import nodes
 from sphinx import addnodes
 
@@ -19,7 +20,7 @@ MARK = re.compile(r"<!-- api: ([^>]*) -->")
 
 def resolve(name):
     """The object that ``fl.<name>`` is."""
-    return pkgutil.resolve_name(f"flatlab.{name}")
+    return reduce(getattr, name.split("."), flatlab)
 
 
 def directive(name, value):
