@@ -112,7 +112,7 @@ class _Plan:
         self.traced = fx.symbolic_trace(nn.Sequential(skeleton) if bare else skeleton)
         named = (*skeleton.named_parameters(), *skeleton.named_buffers())
         self.names = {id(tensor): name for name, tensor in named}
-        self.layers: dict[str, nn.Module] = {}  # those with weights in w
+        self.layers: dict[str, Any] = {}  # those with weights in w
 
     def own(self, module: nn.Module) -> dict[str, str]:
         """Each tensor of a module, and its name in the network."""
@@ -145,7 +145,7 @@ class _Plan:
                 moving.add(node)
         return len(used) == len(set(used))
 
-    def run(self, leaves: Parameters, x: Any) -> tuple[Any, "dict[str, tuple]"]:
+    def run(self, leaves: Parameters, x: Any) -> tuple[Tensor, dict[str, tuple]]:
         """Logits; and of each layer its input, its state and its gradient's edge."""
         like = next(iter(leaves.values()))
         tape = _Tape(self, {**self.net._fixed(like), **leaves})
@@ -163,10 +163,10 @@ class _Tape(fx.Interpreter):
         self.plan, self.state = plan, state
         self.seen: dict[str, tuple] = {}
 
-    def get_attr(self, target, args, kwargs):
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self.state[target]
 
-    def call_module(self, target, args, kwargs):
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(target)
         own = {n: self.state[name] for n, name in self.plan.own(module).items()}
         if target not in self.plan.layers:
@@ -177,7 +177,9 @@ class _Tape(fx.Interpreter):
         return out
 
 
-def _module_is_known(module: nn.Module, node: fx.Node, own, mine: list[str]) -> bool:
+def _module_is_known(
+    module: Any, node: fx.Node, own: dict[str, str], mine: list[str]
+) -> bool:
     """Whether a module is piecewise linear, with a formula if it learns."""
     kind = type(module)
     if kind not in _LAYERS:
@@ -195,17 +197,18 @@ def _module_is_known(module: nn.Module, node: fx.Node, own, mine: list[str]) -> 
 
 def _function_is_known(node: fx.Node, moving: list[fx.Node]) -> bool:
     """Whether a function is piecewise linear in the nodes that depend on w."""
+    target: Any = node.target
     if node.op == "call_method":
-        return _FUNCTIONS.fullmatch(node.target) is not None
-    if node.target is F.dropout:
+        return _FUNCTIONS.fullmatch(target) is not None
+    if target is F.dropout:
         return node.kwargs.get("training") is False
-    if node.target in (operator.truediv, torch.div):
+    if target in (operator.truediv, torch.div):
         return moving == [node.args[0]]
-    if node.target in (operator.mul, torch.mul):  # by a constant
+    if target in (operator.mul, torch.mul):  # by a constant
         return len(moving) == 1 and node.args.count(moving[0]) == 1
-    name = node.target.__name__
+    name = target.__name__
     return _FUNCTIONS.fullmatch(name) is not None and any(
-        getattr(place, name, None) is node.target for place in (torch, F, operator)
+        getattr(place, name, None) is target for place in (torch, F, operator)
     )
 
 
@@ -257,7 +260,9 @@ def _agrees(loss: Loss, w: Tensor, plan: _Plan) -> bool:
 # ------------------------------------------------------------------ squared gradients
 
 
-def _squares_of(loss: Loss, plan: _Plan, leaves, x, y) -> dict[str, Tensor] | None:
+def _squares_of(
+    loss: Loss, plan: _Plan, leaves: Parameters, x: Any, y: Tensor
+) -> dict[str, Tensor] | None:
     """The diagonal Σ_n Σ_c (J_nᵀ s_nc)² of some examples; None without a formula."""
     logits, seen = plan.run(leaves, x)
     edges = [edge for *_, edge in seen.values()]
@@ -277,7 +282,7 @@ def _squares_of(loss: Loss, plan: _Plan, leaves, x, y) -> dict[str, Tensor] | No
     return {name: squares[name] for name in leaves if name in squares}
 
 
-def _factor(criterion: str, logits: Tensor, y: Tensor) -> list[Tensor]:
+def _factor(criterion: Any, logits: Tensor, y: Tensor) -> list[Tensor]:
     """Columns of S, each (n, classes), with S Sᵀ the criterion's Hessian in the logits.
 
     For cross-entropy diag(p) − p pᵀ = D (I − u uᵀ) D with u = √p and D = diag(u): the
@@ -297,9 +302,10 @@ def _factor(criterion: str, logits: Tensor, y: Tensor) -> list[Tensor]:
     ]
 
 
-def _layer(module: nn.Module, state: Parameters, a: Tensor) -> Tensor:
+def _layer(module: Any, state: Parameters, a: Tensor) -> Tensor:
     """What a layer puts out, by the formula that ``_squares`` relies on."""
-    weight, bias = state.get("weight"), state.get("bias")
+    weight: Any = state.get("weight")
+    bias = state.get("bias")
     if type(module) is nn.Linear:
         return F.linear(a, weight, bias)
     if type(module) in _CONVOLUTIONS:
@@ -309,9 +315,7 @@ def _layer(module: nn.Module, state: Parameters, a: Tensor) -> Tensor:
     return F.batch_norm(a, mean, var, weight, bias, False, 0.0, module.eps)
 
 
-def _squares(
-    module: nn.Module, state: Parameters, a: Tensor, g: Tensor
-) -> dict[str, Tensor]:
+def _squares(module: Any, state: Parameters, a: Tensor, g: Tensor) -> dict[str, Tensor]:
     """Squared gradients of a layer's weight and bias, summed over columns and examples.
 
     Args:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlab.diagonal import chunks_of, exact_diagonal, leaves_of
 from flatlab.loss import Loss, select
+from flatlab.network import Parameters
 
 # graphs kept between products may take so much memory; on a GPU half of what is free
 RETAIN_BYTES = 2**31
@@ -167,7 +169,16 @@ class Hessian:
 class _Piece:
     """The gradient's graph on one chunk of the data, of one member or of all."""
 
-    def __init__(self, loss, leaves, x, y, share, member: slice, count: int):
+    def __init__(
+        self,
+        loss: Loss,
+        leaves: Parameters,
+        x: Any,
+        y: Tensor,
+        share: float,
+        member: slice,
+        count: int,
+    ):
         self.loss, self.leaves, self.x, self.y = loss, leaves, x, y
         self.share, self.member, self.members = share, member, count > 1
         self.examples = y.shape[1] if count > 1 and loss.own_labels else y.shape[0]
@@ -178,7 +189,7 @@ class _Piece:
         self.keep, self.reached = False, False
         self.gradient: tuple[Tensor, ...] | None = None
 
-    def value(self, leaves: dict[str, Tensor], count: int | None = None) -> Tensor:
+    def value(self, leaves: Parameters, count: int | None = None) -> Tensor:
         """The summed losses of the members, on the first examples."""
         own = self.members and self.loss.own_labels
         x, y = select(self.x, slice(count)), self.y
@@ -220,7 +231,7 @@ class _Piece:
         pairs = zip(gradient, leaves, strict=True)
         return tuple(torch.zeros_like(p) if g is None else g for g, p in pairs)
 
-    def _check_reached(self, gradient, count: int | None) -> None:
+    def _check_reached(self, gradient: tuple, count: int | None) -> None:
         """Raise where the loss depends on parameters that have no gradient."""
         if self.reached:
             return

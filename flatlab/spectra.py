@@ -691,7 +691,14 @@ def diagonal(
     return _estimate(False, A, tol, scale, max_products, seed)
 
 
-def _estimate(whole: bool, A, tol: float, scale, max_products: int, seed: int):
+def _estimate(
+    whole: bool,
+    A: Any,
+    tol: float,
+    scale: Tensor | None,
+    max_products: int,
+    seed: int,
+) -> Estimate:
     """The trace, or the diagonal."""
     operator = _Operator(A, scale)
     if not 0 < tol < 1:

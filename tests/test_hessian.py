@@ -411,3 +411,37 @@ def test_leading_axes_are_those_of_the_weights():
     expected = flat @ v.flatten(1, 2)
     torch.testing.assert_close((H @ v).flatten(1, 2), expected)
     torch.testing.assert_close(H.exact_diagonal().flatten(0, 1), flat.exact_diagonal())
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.LSTM(5, 4, batch_first=True)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.body(x)[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        h = self.body(x, src_key_padding_mask=x[..., 0] > 1)
+        return self.head(h.mean(1))
+
+
+@pytest.mark.parametrize(("make", "size"), [(Recurrent, 5), (Attention, 4)])
+def test_fused_layers_are_differentiated_twice(make, size):
+    torch.manual_seed(0)
+    net = Network(make().double())
+    loss, w = Loss(net, (draws(6, size), labels())), net.weights()
+    slope = (loss.gradient(w + 1e-5 * w) - loss.gradient(w - 1e-5 * w)) / 2e-5
+    fast = torch.backends.mha.get_fastpath_enabled()
+    product = Hessian(loss, w) @ w
+    torch.testing.assert_close(product, slope, rtol=1e-6, atol=1e-8)
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert torch.backends.cudnn.enabled
