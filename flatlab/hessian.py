@@ -241,7 +241,8 @@ class _Piece:
         with torch.no_grad(), _twice_differentiable(self.loss.net.modules()):
             here = self.value(self.leaves, count)
             change = (self.value({**self.leaves, **moved}, count) - here).abs()
-        if len(lost) == len(self.leaves) or change > 1e-6 * here.abs():
+        rounding = 100 * torch.finfo(here.dtype).eps * here.abs()
+        if len(lost) == len(self.leaves) or change > rounding:
             raise ValueError(
                 f"no gradient reaches {', '.join(lost)}, though the loss is computed "
                 "from it: does the module or the criterion use detach, no_grad or a "

@@ -399,9 +399,6 @@ def eigenvalues(
         An ``Eigenvalues``. Members without convergence are marked in ``converged``,
         with a warning.
 
-    Raises:
-        ValueError: A is not square, not symmetric or not finite.
-
     Reference: Haynsworth (1968), Determination of the inertia of a partitioned
     Hermitian matrix; Parlett (1998), The Symmetric Eigenvalue Problem, chapter 13.
     """
@@ -664,9 +661,6 @@ def trace(
         An ``Estimate``. Members that did not meet the tolerance are marked in
         ``converged``, with a warning.
 
-    Raises:
-        ValueError: A is not square, not symmetric or not finite.
-
     Reference: Hutchinson (1990), A stochastic estimator of the trace; Meyer, Musco,
     Musco & Woodruff (2021), Hutch++, for splitting off a subspace.
     """
@@ -880,9 +874,6 @@ def spectral_density(
     Returns:
         A ``SpectralDensity``; its first moment is the trace divided by k, up to the
         standard error that it states.
-
-    Raises:
-        ValueError: A is not square, not symmetric or not finite.
 
     Reference: Ubaru, Chen & Saad (2017), Fast estimation of tr(f(A)) via stochastic
     Lanczos quadrature; Ghorbani, Krishnan & Xiao (2019) for networks.
