@@ -87,8 +87,13 @@ class Certificate:
 
 def _numbers(**values) -> list[Tensor]:
     """Finite float64 tensors that broadcast, from numbers or tensors."""
+    # MPS has no float64
+    values = {
+        name: v.cpu() if isinstance(v, Tensor) and v.device.type != "cuda" else v
+        for name, v in values.items()
+    }
     device = next(
-        (v.device for v in values.values() if isinstance(v, Tensor) and v.ndim), None
+        (v.device for v in values.values() if isinstance(v, Tensor) and v.ndim), "cpu"
     )
     tensors = []
     for name, value in values.items():
@@ -172,18 +177,7 @@ def sam_bound(
         + \frac14 + \frac12 \ln\frac{\pi^2 (x + 2)^2}{6}}{n}},
         \qquad m = \max_{\|\epsilon\|_2 \le \rho} L_S(w + \epsilon).
 
-    Its steps: (1) for a prior fixed before the data, Maurer's form of the
-    PAC-Bayes-kl bound and Pinsker's inequality give
-    :math:`E_Q L_D \le E_Q L_S + \sqrt{(KL + \ln(2 \sqrt n / \delta)) / (2 n)}`.
-    (2) The posterior is :math:`N(w, \sigma^2 I)`, the priors are
-    :math:`N(0, \sigma^2 e^{j/k} I)` for j = 0, 1, 2, ..., the j-th with the share
-    :math:`6 \delta / (\pi^2 (j + 1)^2)` of :math:`\delta`; the shares add up to
-    :math:`\delta`. (3) For j = ceil(x) the prior variance is at least
-    :math:`\sigma^2 + \|w\|^2 / k`, so that
-    :math:`KL = \frac12 ((k \sigma^2 + \|w\|^2) / s_j^2 - k + j) \le j / 2 \le
-    (x + 1) / 2`. (4) The noise leaves the ball with probability at most
-    :math:`1 / \sqrt n` (Laurent and Massart's tail of chi squared at
-    :math:`t = \frac12 \ln n`), where the loss is at most 1.
+    The book's page on the constant derives it.
 
     Args:
         worst_loss: max L_S(w + epsilon) in the ball; at least 0, and at most 1 if
@@ -429,8 +423,9 @@ def gibbs_errors(
     errors = []
     for start in progress(range(0, samples, size), "Monte-Carlo samples"):
         members = min(size, samples - start)
-        z = torch.randn(members, net.k, generator=noise, dtype=mean.dtype)
-        right = loss.accuracy(mean + sigma * z.to(mean.device)).double() * loss.n
+        like = dict(dtype=mean.dtype, device="cpu")
+        z = torch.randn(members, net.k, generator=noise, **like).to(mean.device)
+        right = loss.accuracy(mean + sigma * z).cpu().double() * loss.n
         errors.append(1 - right.round() / loss.n)  # whole examples, without rounding
     return torch.cat(errors)
 
@@ -505,9 +500,9 @@ def optimise_pac_bayes(
     for name, value in (("delta", delta), ("delta_mc", delta_mc)):
         _check_delta(*_numbers(delta=value), name)
     if prior_sigmas is None:
-        prior_sigmas = torch.logspace(-3, 0, 64, dtype=torch.float64)
+        prior_sigmas = torch.logspace(-3, 0, 64, dtype=torch.float64, device="cpu")
     (grid,) = _numbers(prior_sigmas=prior_sigmas)
-    grid = grid.reshape(-1).to(start.device)
+    grid = grid.reshape(-1)
     _require(grid > 0, "prior_sigmas", "positive", prior_sigmas)
 
     loss = Loss(net, data)
@@ -564,9 +559,11 @@ def _descend(
     adam = torch.optim.Adam([mean, log_sigma], lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for _ in progress(range(steps), "PAC-Bayes bound"):
-        index = torch.randint(n, (min(batch_size, n),), generator=batches)
-        index = index.to(start.device)
-        z = torch.randn(draws, net.k, generator=noise, dtype=start.dtype)
+        index = torch.randint(
+            n, (min(batch_size, n),), generator=batches, device="cpu"
+        ).to(start.device)
+        like = dict(dtype=start.dtype, device="cpu")
+        z = torch.randn(draws, net.k, generator=noise, **like)
         with torch.enable_grad():
             spread = log_sigma.exp()
             w = mean + spread * z.to(start.device)

@@ -6,7 +6,6 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, Optimizer
 
@@ -19,28 +18,22 @@ _SMALL = 1e-30
 
 
 @contextmanager
-def frozen_statistics(module: nn.Module | None) -> Iterator[None]:
-    """Normalise by the batch, but leave the running statistics as they are.
+def kept_buffers(module: nn.Module | None) -> Iterator[None]:
+    """Put all buffers of a module back on leaving, also after an exception.
 
-    Args:
-        module: whose BatchNorm (and InstanceNorm) layers in training mode to freeze;
-            None freezes nothing.
-
-    Returns:
-        A context; on leaving it, by an exception too, the layers are as before.
+    Running statistics, spectral norm's vectors, counters: whatever a forward pass in
+    training mode writes down.
     """
-    layers = [
-        layer
-        for layer in (() if module is None else module.modules())
-        if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats
-    ]
-    for layer in layers:
-        layer.track_running_stats = False
+    buffers = {} if module is None else dict(module.named_buffers())
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
     try:
         yield
     finally:
-        for layer in layers:
-            layer.track_running_stats = True
+        for name, buffer in buffers.items():
+            owner, _, own = name.rpartition(".")
+            if module.get_buffer(name) is not buffer:  # replaced, not written to
+                setattr(module.get_submodule(owner), own, buffer)
+            buffer.copy_(before[name])
 
 
 class SAM(Optimizer):
@@ -80,14 +73,15 @@ class SAM(Optimizer):
         base_optimizer: made from the parameters, in as many groups as wanted. Frozen
             parameters and those without a gradient are not perturbed.
         neighbourhood: the ``Neighbourhood`` to search.
-        module: the model. Needed to update BatchNorm's running statistics only once
-            per step, and to know which parameters form a layer.
+        module: the model. Needed to update running statistics and all other buffers
+            only once per step, and to know which parameters form a layer.
 
     Raises:
-        TypeError: an argument is of the wrong kind, or the base optimizer needs a
-            closure itself (LBFGS).
+        TypeError: an argument is of the wrong kind, a parameter is complex, or the
+            base optimizer needs a closure itself (LBFGS).
         ValueError: no parameter of the optimizer is trained, one is not in ``module``,
-            or the neighbourhood is scaled by layer and there is no ``module``.
+            they lie on several devices, or the neighbourhood is scaled by layer and
+            there is no ``module``.
 
     Reference:
         Foret et al., Sharpness-Aware Minimization for Efficiently Improving
@@ -284,7 +278,7 @@ class SAM(Optimizer):
             del gradients, gradient
             # autocast around the whole step would go on with the weights it has cast
             torch.clear_autocast_cache()
-            with frozen_statistics(self.module):
+            with kept_buffers(self.module):
                 self._call(compute)
         finally:
             # a copy and no subtraction, which would round
@@ -328,6 +322,7 @@ class SAM(Optimizer):
             p is q for p, q in zip(parameters, self._laid_out, strict=True)
         )
         if not same:
+            _check_parameters(parameters)
             self._layout = Layout.of(self._named(parameters))
             self._laid_out = parameters
         return parameters
@@ -349,6 +344,21 @@ class SAM(Optimizer):
                 "not in module: pass the model whose parameters it trains"
             )
         return {names[id(p)]: p for p in parameters}
+
+
+def _check_parameters(parameters: list[Tensor]) -> None:
+    if any(p.is_complex() for p in parameters):
+        raise TypeError(
+            "a parameter is complex, and SAM's neighbourhoods are sets of real "
+            "vectors: keep its real and imaginary part as two parameters, or as one "
+            "with torch.view_as_real"
+        )
+    devices = {str(p.device) for p in parameters}
+    if len(devices) > 1:
+        raise ValueError(
+            f"the parameters lie on {sorted(devices)}, but SAM needs them on one "
+            "device: its ε is one vector over all of them"
+        )
 
 
 def _callables(closures) -> list[Callable[[], Tensor]]:

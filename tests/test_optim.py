@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
 from flatlab import models
 from flatlab.data import Dataset, Examples
 from flatlab.neighbourhoods import adaptive_ball, ball, keskar_box
 from flatlab.network import Network
-from flatlab.optim import SAM, frozen_statistics
+from flatlab.optim import SAM
 from flatlab.training import ORDER, generator, train
 
 
@@ -370,16 +371,44 @@ def test_a_failing_closure_leaves_weights_and_statistics(fails_at):
     assert not torch.equal(flat(model), before)
 
 
-def test_running_statistics_are_updated_once():
-    model, (x, y) = normalised(), task()
+class OwnNorm(nn.Module):
+    """A normalisation of one's own, whose statistics are replaced, not written to."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x - x.mean(0)
+
+
+BUFFERS = {
+    "BatchNorm": normalised,
+    "scripted": lambda: nn.Sequential(
+        nn.Linear(6, 5), torch.jit.script(nn.BatchNorm1d(5)), nn.Linear(5, 3)
+    ).double(),
+    "spectral norm": lambda: nn.Sequential(
+        spectral_norm(nn.Linear(6, 5)), nn.Linear(5, 3)
+    ).double(),
+    "own": lambda: nn.Sequential(nn.Linear(6, 5), OwnNorm(5), nn.Linear(5, 3)).double(),
+}
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_buffers_are_updated_once(name):
+    model, (x, y) = BUFFERS[name](), task()
     expected = copy.deepcopy(model)
     expected(x)  # one pass at the same weights
     SAM(momentum(model), ball(0.5), module=model).step(closure_for(model, x, y))
-    for name, buffer in model.named_buffers():
-        assert torch.equal(buffer, expected.get_buffer(name)), name
+    for part, buffer in model.named_buffers():
+        assert torch.equal(buffer, expected.get_buffer(part)), part
+
+
+def test_without_module_statistics_are_updated_twice():
     twice, (x, y) = normalised(), task()
     SAM(momentum(twice), ball(0.5)).step(closure_for(twice, x, y))
-    assert twice[1].num_batches_tracked == 2  # without module it cannot be known
+    assert twice[1].num_batches_tracked == 2
 
 
 def test_both_passes_normalise_by_the_batch():
@@ -389,18 +418,6 @@ def test_both_passes_normalise_by_the_batch():
         optimizer.step(closure_for(ours, x, y))
         by_hand(theirs, base, x, y, ones, 0.3)
     torch.testing.assert_close(flat(ours), flat(theirs), rtol=0, atol=1e-12)
-
-
-def test_frozen_statistics_leaves_eval_layers_alone():
-    model, (x, _) = normalised().eval(), task()
-    with frozen_statistics(model):
-        assert model[1].track_running_stats
-        inside = model(x)
-    assert torch.equal(inside, model(x))
-    layer = nn.BatchNorm1d(3, track_running_stats=False)
-    with frozen_statistics(layer):
-        pass
-    assert not layer.track_running_stats
 
 
 # --------------------------------------------------------- groups, state, schedulers
@@ -732,6 +749,11 @@ def test_what_it_refuses():
         SAM(momentum(model), ball(0.1), module=model.parameters())
     with pytest.raises(ValueError, match="4 of the 4 parameters"):
         SAM(momentum(model), ball(0.1), module=small())
+    with pytest.raises(TypeError, match="parameter is complex"):
+        SAM(momentum(nn.Linear(6, 3, dtype=torch.complex64)), ball(0.1))
+    parted = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3, device="meta"))
+    with pytest.raises(ValueError, match=r"cpu.*meta.*one device"):
+        SAM(momentum(parted), ball(0.1))
     with pytest.raises(ValueError, match="by layer"):
         SAM(momentum(model), adaptive_ball(0.1, by="layer"))
     optimizer = SAM(momentum(model), ball(0.1))
