@@ -30,8 +30,8 @@ export FLATLAB_SCALE
 export FLATLAB_PROGRESS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book offline pdf test check clean-notebooks bench results claims study \
-  assignments grade clean distclean
+.PHONY: help setup book offline pdf test test-all check lint clean-notebooks bench \
+  results claims study assignments grade clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ book: $(READY) ## run every notebook and build the book: _build/html/index.html
 # first, at the smallest scale, while the other workers run the notebooks.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile \
 	--no-loadscope-reorder
+PACKAGE := --doctest-modules flatlab tests/test_*.py tests/course
+EVERYTHING := --nbval-lax --nbval-current-env tests/book/test_build.py book \
+	assignments/source $(PACKAGE) tests/book tests/assignments
 
 offline: book ## pack the built book for reading without a network: _build/flatlab-book.zip
 	$(PY) -c "import shutil; shutil.make_archive('_build/flatlab-book', 'zip', '_build', 'html')"
@@ -64,13 +67,18 @@ pdf: $(READY) ## print the whole book, with Chromium: _build/flatlab-book.pdf
 	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . --builder singlehtml -n -W --keep-going
 	$(PY) book/_ext/print_book.py _build/singlehtml _build/flatlab-book.pdf
 
-test: $(READY) ## style, unit tests, notebooks, the built book and its pages in a browser
-	$(PYTEST) --nbval-lax --nbval-current-env --cov --cov-report=term \
-		tests/book/test_build.py book assignments/source tests/test_*.py tests/course \
-		tests/book tests/assignments $(PYTEST_ARGS)
+test: lint ## style, unit tests, notebooks, the built book and its pages in a browser
+	$(PYTEST) -m "not slow" $(EVERYTHING) $(PYTEST_ARGS)
 
-check: $(READY) ## the quick part of the tests: style and the package alone
-	$(PYTEST) tests/test_*.py tests/course $(PYTEST_ARGS)
+test-all: lint ## the same with what takes long, and with coverage
+	$(PYTEST) --cov --cov-report=term $(EVERYTHING) $(PYTEST_ARGS)
+
+check: lint ## the quick part of the tests: style and the package alone
+	$(PYTEST) -m "not slow" $(PACKAGE) $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 
 clean-notebooks: $(READY) ## strip outputs that are not to be committed from the notebooks
 	$(PY) book/_ext/clean_notebooks.py book assignments/source

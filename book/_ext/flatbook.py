@@ -9,6 +9,7 @@
 - Launch and repository buttons appear only when a repository is configured.
 - The first page says how the claims of each chapter came out.
 - Figures are fetched as a reader comes near them.
+- Each line of code is an element, so that it can wrap with a hanging indent.
 - The book can be written as a single page, from which it is printed.
 """
 
@@ -25,6 +26,8 @@ from pathlib import Path
 from flatlab.course.claims import Verdict, read_registry, read_verdicts
 from fontTools import subset
 from fontTools.ttLib import TTFont
+from pygments.formatters import HtmlFormatter
+from sphinx.highlighting import PygmentsBridge
 
 # Read while a notebook runs, beside the notebook itself.
 SOURCES = (
@@ -239,6 +242,22 @@ def forget_failure(app, error):
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
 
 
+class Lines(HtmlFormatter):
+    """Code in HTML with an element per line, which knows how far it is indented."""
+
+    def wrap(self, source):
+        """Wrap each line, and all of them as usual."""
+        return super().wrap(map(self._line, source))
+
+    @staticmethod
+    def _line(line):
+        is_code, text = line
+        shown = re.sub("<[^>]*>", "", text)
+        indent = len(shown) - len(shown.lstrip(" "))
+        style = f' style="--indent:{indent}"' if indent else ""
+        return is_code, f'<span class="line"{style}>{text.rstrip(chr(10))}</span>\n'
+
+
 def share_visitors(app):
     """Let the book as one page write every node that it writes as many pages.
 
@@ -298,6 +317,7 @@ def keep_bars(app, what, name, obj, options, lines):
 def setup(app):
     """Connect to Sphinx."""
     app.add_config_value("flatbook_assets", "", "html", str)
+    PygmentsBridge.html_formatter = Lines
     app.connect("config-inited", configure)
     app.connect("builder-inited", share_visitors)
     app.connect("source-read", write_generated)

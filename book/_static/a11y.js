@@ -17,36 +17,6 @@
     for (const e of document.querySelectorAll(".sig dd")) e.setAttribute("role", "listitem");
   }
 
-  const BOXES = "pre, .cell_output, div.math, mjx-container, .bd-article table";
-
-  function measure() {
-    // An inline formula wider than its paragraph scrolls by itself; the page does not.
-    for (const e of document.querySelectorAll("mjx-container:not([display])")) {
-      e.classList.remove("too-wide");
-      const room = e.parentElement.clientWidth;
-      if (room > 0 && e.getBoundingClientRect().width > room) e.classList.add("too-wide");
-    }
-    // What scrolls must be reachable by keyboard.
-    for (const e of document.querySelectorAll(BOXES)) {
-      if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0) {
-        if (e.tabIndex < 0) e.tabIndex = 0;
-      } else if (e.matches("pre, .bd-article table")) e.removeAttribute("tabindex");
-    }
-  }
-
-  function start() {
-    names();
-    measure();
-    let waiting;
-    const soon = () => {
-      clearTimeout(waiting);
-      waiting = setTimeout(measure, 100);
-    };
-    window.addEventListener("resize", soon);
-    document.addEventListener("toggle", soon, true); // a dropdown was opened
-    window.MathJax?.startup?.promise?.then(measure);
-  }
-
-  if (document.readyState === "complete") start();
-  else window.addEventListener("load", start);
+  if (document.readyState === "complete") names();
+  else window.addEventListener("load", names);
 })();

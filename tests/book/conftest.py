@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 from filelock import FileLock
 
@@ -160,40 +159,3 @@ def touch(page, knob, dx, dy):
     for i in range(1, 11):
         send("touchMove", [(x + dx * i / 10, y + dy * i / 10)])
     send("touchEnd", [])
-
-
-@pytest.fixture
-def toy(tmp_path):
-    """A small book with the settings of the real one and a package it reads."""
-    (tmp_path / "book").mkdir()
-    for name in ("_ext", "_static", "references.bib"):
-        source = ROOT / "book" / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, tmp_path / "book" / name)
-    shutil.copy(ROOT / "_config.yml", tmp_path)
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/toy\n")
-    (tmp_path / "flatlab").mkdir()
-    (tmp_path / "flatlab" / "value.py").write_text('"""Value."""\nVALUE = "first"\n')
-    write_notebook(
-        tmp_path,
-        "import os, sys; sys.path.insert(0, '../flatlab')\n"
-        "import value; print(value.VALUE, os.environ['FLATLAB_SCALE'])",
-    )
-    return tmp_path
-
-
-def write_notebook(toy, code):
-    notebook = nbformat.v4.new_notebook(
-        cells=[
-            nbformat.v4.new_markdown_cell("# Toy", id="title"),
-            nbformat.v4.new_code_cell(code, id="code"),
-        ],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-    )
-    nbformat.write(notebook, toy / "book" / "toy.ipynb")
-
-
-def build(toy, **environment):
-    environment.setdefault("FLATLAB_SCALE", "laptop")
-    process = jupyter_book(toy, toy, **environment)
-    return process, (toy / "_build" / "html" / "book" / "toy.html")

@@ -2,17 +2,15 @@
 
 import gzip
 import json
+import re
 import threading
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from bs4 import BeautifulSoup
 
 from .conftest import ROOT, Visit, drag, pages, settle, touch
-
-WIDTHS = (360, 390, 768, 1440)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -29,99 +27,188 @@ def host(html):
     server.shutdown()
 
 
-def check_page(page):
-    """Formulas are drawn, and nothing sticks out on any screen."""
-    formulas = page.locator(".math").count()
-    drawn = page.locator("mjx-container").count()
-    assert page.locator("mjx-merror").count() == 0
-    assert drawn >= formulas
-    for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(150)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, width
-        assert not page.evaluate(  # titles of the neighbouring pages are not cut off
-            """[...document.querySelectorAll(".prev-next-area a")]
-               .filter((e) => e.scrollWidth > e.clientWidth + 1)
-               .map((e) => e.textContent.trim())"""
+# -- each page, visited once ---------------------------------------------------------
+
+WIDTHS = (390, 360, 1200, 1280)  # the first view is that of a phone
+LIMIT = 1_500_000  # bytes of the first view
+STILL = (
+    "*, ::before, ::after { animation: none !important; transition: none !important }"
+)
+
+# Titles of the neighbouring pages are not cut off.
+TITLES = """[...document.querySelectorAll(".prev-next-area a")]
+    .filter((e) => e.scrollWidth > e.clientWidth + 1)
+    .map((e) => e.textContent.trim())"""
+
+# What is wider than its box, and neither broken nor in a box that can be scrolled by
+# keyboard and shows that it goes on.
+CUT_OFF = """() => {
+  const article = document.querySelector("article");
+  const shows = (e) =>
+    e.tabIndex >= 0 &&
+    [e, ...e.querySelectorAll(":scope > *")].some(
+      (part) => getComputedStyle(part).maskImage !== "none",
+    );
+  const scrolls = (e) => /auto|scroll/.test(getComputedStyle(e).overflowX);
+  const name = (e) =>
+    `${e.localName}${e.className && `.${[...e.classList].join(".")}`}: ` +
+    e.textContent.trim().replace(/\\s+/g, " ").slice(0, 60);
+  const cut = new Set();
+  const edge = article.getBoundingClientRect().right + 1;
+  const kinds = "mjx-container, table, pre, pre .line, img, figure, canvas, svg, .fx";
+  for (const e of article.querySelectorAll(kinds)) {
+    if (!e.checkVisibility() || e.closest("mjx-assistive-mml")) continue;
+    const inside = e.localName === "mjx-container" ? e.querySelector("mjx-math") : e;
+    const box = inside.getBoundingClientRect();
+    if (!box.width || e.parentElement.closest("svg")) continue;
+    const wider = e === inside && e.clientWidth && e.scrollWidth > e.clientWidth + 1;
+    if (wider && !(scrolls(e) && shows(e))) cut.add(name(e));
+    for (let up = inside.parentElement; up !== article; up = up.parentElement) {
+      if (getComputedStyle(up).overflowX === "visible") continue;
+      const room = up.getBoundingClientRect().left + up.clientLeft + up.clientWidth;
+      if (box.right <= room + 1) continue;
+      if (!scrolls(up) || !shows(up)) cut.add(name(e));
+      box.width = room - box.left; // the rest is for that box to show
+    }
+    if (box.right > edge) cut.add(name(e));
+    if (e === inside) continue;
+    // A formula: its symbols are not cut off at the left, nor do they meet its number.
+    const left = e.getBoundingClientRect().left - 1;
+    const right = scrolls(e) ? e.getBoundingClientRect().right : Infinity;
+    const number = e.closest("div.math")?.querySelector(":scope > .eqno");
+    const n = number?.getBoundingClientRect();
+    for (const part of inside.querySelectorAll("mjx-mi, mjx-mo, mjx-mn, mjx-mtext")) {
+      const p = part.getBoundingClientRect();
+      if (p.width && p.left < left && !e.scrollLeft) cut.add(`left of ${name(e)}`);
+      if (!n || p.left > right) continue;
+      const beside = Math.min(p.right, right) > n.left + 1;
+      if (beside && p.bottom > n.top + 1 && p.top < n.bottom - 1)
+        cut.add(`number on ${name(e)}`);
+    }
+  }
+  return [...cut];
+}"""
+
+
+def violations(page, *rules):
+    """What axe finds serious."""
+    options = {"runOnly": list(rules)} if rules else {}
+    return [
+        (found["id"], found["nodes"][0]["html"][:150])
+        for found in Axe().run(page, options=options).response["violations"]
+        if found["impact"] in ("serious", "critical")
+    ]
+
+
+def weight(requests, host):
+    """Bytes over the wire, where the server compresses text."""
+    bodies = [r.response().body() for r in requests if r.url.startswith(host)]
+    return sum(min(len(body), len(gzip.compress(body, 6))) for body in bodies)
+
+
+def resize(page, width):
+    """Give the page another width, and the time that its own script asks for."""
+    page.set_viewport_size({"width": width, "height": 900})
+    page.wait_for_function(f"document.documentElement.dataset.measured === '{width}'")
+
+
+def look(browser, url, host):
+    """Visit a page once: what is wrong with it, by kind."""
+    wrong = {}
+    with Visit(browser, WIDTHS[0], reduced_motion="reduce") as visit:
+        came = []
+        visit.page.on("requestfinished", lambda request: came.append(request))
+        page = visit.open(url)
+        page.evaluate("document.fonts.ready")
+        total = weight(came, host)
+        wrong["heavy"] = [total] if total > LIMIT else []
+        page.add_style_tag(content=STILL)
+        formulas = page.locator(".math").count()
+        drawn = page.locator("mjx-container").count()
+        errors = page.locator("mjx-merror").count()
+        wrong["formulas"] = [] if drawn >= formulas and not errors else [drawn, errors]
+        page.evaluate("document.querySelectorAll('details').forEach(e => e.open = 1)")
+        wrong["wide"], wrong["cut"], wrong["axe"] = [], [], []
+        for width in WIDTHS:
+            resize(page, width)
+            if page.evaluate("document.documentElement.scrollWidth") > width:
+                wrong["wide"].append(width)
+            wrong["wide"] += page.evaluate(TITLES)
+            wrong["cut"] += [(width, what) for what in page.evaluate(CUT_OFF)]
+            if width == 1200:
+                wrong["axe"] += violations(page)
+        resize(page, WIDTHS[0])
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        wrong["axe"] += violations(
+            page, "color-contrast", "scrollable-region-focusable", "target-size"
         )
-    # On the widest screen no displayed formula has to be scrolled: break it instead.
-    assert not page.evaluate(
-        """[...document.querySelectorAll("mjx-container[display=true]")]
-           .filter((e) => e.scrollWidth > e.clientWidth + 1)
-           .map((e) => e.textContent.slice(0, 40))"""
-    )
+        local = (host, "data:", "blob:")
+        wrong["foreign"] = [u for u in visit.requested if not u.startswith(local)]
+        wrong["complaints"] = visit.complaints
+    return wrong
 
 
-def test_every_page_is_complete_by_itself_and_fits_every_screen(html, host, browser):
-    wrong = []
+@pytest.fixture(scope="module")
+def seen(html, host, browser):
+    """What is wrong with each page, by the page's name."""
     found = pages(html)
     assert found
-    for path in found:
-        with Visit(browser) as visit:
-            try:
-                check_page(visit.open(f"{host}/{path.relative_to(html).as_posix()}"))
-            except AssertionError as error:
-                wrong.append((path.name, str(error)))
-            foreign = [
-                url
-                for url in visit.requested
-                if not url.startswith((host, "data:", "blob:"))
-            ]
-            wrong += [(path.name, what) for what in foreign + visit.complaints]
-    assert not wrong
+    names = [path.relative_to(html).as_posix() for path in found]
+    return {name: look(browser, f"{host}/{name}", host) for name in names}
 
 
+@pytest.mark.parametrize(
+    "kind", ["formulas", "foreign", "complaints", "wide", "heavy", "axe"]
+)
+def test_no_page_is_wrong(seen, kind):
+    """Formulas are drawn, nothing is fetched from elsewhere, no script complains.
+
+    Nothing sticks out on any screen, the first view is light, and nothing keeps a
+    keyboard or a screen reader out, in the light or in the dark.
+    """
+    assert {name: wrong[kind] for name, wrong in seen.items() if wrong[kind]} == {}
+
+
+@pytest.mark.xfail(reason="wide content is mended page by page", strict=False)
+def test_nothing_is_cut_off(seen):
+    """No formula, table, line of code or figure, on any screen."""
+    assert {name: wrong["cut"] for name, wrong in seen.items() if wrong["cut"]} == {}
+
+
+def from_a_folder(browser, path):
+    with Visit(browser) as visit:
+        page = visit.open(path.as_uri())
+        drawn = page.locator("mjx-container").count()
+        assert drawn >= page.locator(".math").count()
+        assert page.locator(".fx").count() == len(saved_explorers(path))
+        local = ("file:", "data:", "blob:")
+        assert not [u for u in visit.requested if not u.startswith(local)]
+        assert not visit.complaints
+
+
+def test_a_page_with_everything_works_from_a_folder_without_a_server(html, browser):
+    from_a_folder(browser, max(pages(html), key=lambda p: len(saved_explorers(p))))
+
+
+@pytest.mark.slow
 def test_every_page_works_from_a_folder_without_a_server(html, browser):
-    wrong = []
     for path in pages(html):
-        with Visit(browser) as visit:
-            page = visit.open(path.as_uri())
-            formulas = page.locator(".math").count()
-            if page.locator("mjx-container").count() < formulas:
-                wrong.append((path.name, "formulas"))
-            if page.locator(".fx").count() != len(saved_explorers(path)):
-                wrong.append((path.name, "explorers"))
-            local = ("file:", "data:", "blob:")
-            foreign = [u for u in visit.requested if not u.startswith(local)]
-            wrong += [(path.name, what) for what in foreign + visit.complaints]
-    assert not wrong
-
-
-LIMIT = 1_500_000  # bytes
-
-
-def test_the_first_view_of_a_page_is_light(html, host, browser):
-    """What comes over the wire, where the server compresses text."""
-    heavy = []
-    for path in pages(html):
-        with Visit(browser, 390) as visit:
-            bodies = []
-            visit.page.on("requestfinished", lambda r, to=bodies: to.append(r))
-            page = visit.open(f"{host}/{path.relative_to(html).as_posix()}")
-            page.wait_for_timeout(500)  # fonts come last
-            total = 0
-            for request in bodies:
-                if not request.url.startswith(host):
-                    continue  # made in the page itself
-                body = request.response().body()
-                total += min(len(body), len(gzip.compress(body, 6)))
-        if total > LIMIT:
-            heavy.append((path.name, total))
-    assert not heavy
+        from_a_folder(browser, path)
 
 
 # -- explorers -----------------------------------------------------------------------
 
 
+@cache
 def saved_explorers(path):
     """Models of the explorers that a page shows."""
-    soup = BeautifulSoup(path.read_text("utf-8"), "html.parser")
-    state = soup.find("script", type="application/vnd.jupyter.widget-state+json")
-    if state is None:
-        return []
-    models = json.loads(state.string)["state"]
-    views = soup.find_all("script", type="application/vnd.jupyter.widget-view+json")
-    shown = [models[json.loads(view.string)["model_id"]] for view in views]
+    page = path.read_text("utf-8")
+    script = r'<script type="application/vnd.jupyter.widget-%s\+json">(.*?)</script>'
+    states, views = (
+        [json.loads(text) for text in re.findall(script % kind, page, re.S)]
+        for kind in ("state", "view")
+    )
+    shown = [s["state"][view["model_id"]] for s in states for view in views]
     return [model for model in shown if "_esm" in model["state"]]
 
 
@@ -156,18 +243,17 @@ def operate(page, explorer, way):
         tap = page.mouse.click if way == "mouse" else page.touchscreen.tap
         tap(x, box["y"] + box["height"] / 2)
     else:
-        explorer.locator("select").first.select_option(index=1)
+        choice = explorer.locator("select").first
+        choice.select_option(index=int(choice.evaluate("e => e.selectedIndex") != 1))
     settle(page)
 
 
-@pytest.mark.parametrize("way", ["mouse", "touch", "keys"])
-def test_every_explorer_of_the_book_responds(html, host, browser, way):
-    phone = dict(width=390, has_touch=True, is_mobile=True)
+def test_every_explorer_of_the_book_responds(html, host, browser):
     silent = []
     for path in pages(html):
         if not saved_explorers(path):
             continue
-        with Visit(browser, **(phone if way == "touch" else {})) as visit:
+        with Visit(browser, 390, has_touch=True) as visit:
             page = visit.open(f"{host}/{path.relative_to(html).as_posix()}")
             for i, explorer in enumerate(page.locator(".fx").all()):
                 cell = page.locator(".cell_output").filter(has=explorer)
@@ -175,11 +261,12 @@ def test_every_explorer_of_the_book_responds(html, host, browser, way):
                 if not figures.count() or figures.first.is_visible():
                     silent.append((path.name, i, "no hidden figure"))
                 picture = explorer.locator(".fx-panels")
-                before = picture.inner_html(), picture.screenshot()
-                operate(page, explorer, way)
-                after = picture.inner_html(), picture.screenshot()
-                if before[0] == after[0] or before[1] == after[1]:
-                    silent.append((path.name, i, "did not change"))
+                for way in ("keys", "mouse", "touch"):
+                    before = picture.inner_html(), picture.screenshot()
+                    operate(page, explorer, way)
+                    after = picture.inner_html(), picture.screenshot()
+                    if before[0] == after[0] or before[1] == after[1]:
+                        silent.append((path.name, i, f"no answer to {way}"))
             silent += [(path.name, what) for what in visit.complaints]
     assert not silent
 
@@ -205,27 +292,6 @@ def test_figures_keep_a_light_ground_in_dark_mode(html, host, browser):
             "getComputedStyle(document.querySelector('article > img')).backgroundColor"
         )
         assert colour == "rgb(255, 255, 255)"
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1200])
-def test_nothing_keeps_a_keyboard_or_a_screen_reader_out(
-    html, host, browser, scheme, width
-):
-    wrong = []
-    for path in pages(html):
-        with Visit(browser, width, color_scheme=scheme) as visit:
-            page = visit.open(f"{host}/{path.relative_to(html).as_posix()}")
-            page.evaluate(
-                "document.querySelectorAll('details').forEach(e => e.open = 1)"
-            )
-            page.wait_for_timeout(1000)  # opened boxes fade in
-            wrong += [
-                (path.name, found["id"], found["nodes"][0]["html"][:150])
-                for found in Axe().run(page).response["violations"]
-                if found["impact"] in ("serious", "critical")
-            ]
-    assert not wrong
 
 
 @pytest.mark.parametrize("script", [True, False])

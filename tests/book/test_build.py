@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import nbformat
 import pytest
 import yaml
 
-from .conftest import ROOT, build, write_notebook
+from .conftest import ROOT, Visit, jupyter_book
 
 
 def test_the_book_builds_without_a_warning(built):
@@ -41,81 +42,129 @@ def test_every_page_in_the_folder_of_the_book_is_in_its_table_of_contents():
     assert sorted(listed) == sorted(present)
 
 
-def test_notebooks_that_were_run_side_by_side_are_not_run_again(toy):
-    def run():
-        script = toy / "book" / "_ext" / "run_notebooks.py"
-        environment = {**os.environ, "FLATLAB_SCALE": "laptop"}
-        return subprocess.run([sys.executable, script], env=environment).returncode
+# -- a small book with the settings of the real one, built again and again -----------
 
-    assert run() == 0
-    process, page = build(toy)
-    assert "Executing notebook" not in process.stdout
-    assert "first laptop" in page.read_text()
-    # what fails is left to the build, which says why
-    write_notebook(toy, "1 / 0")
-    assert run() == 0
-    process, _ = build(toy)
-    assert process.returncode != 0 and "ZeroDivisionError" in process.stdout
+TOY = """\
+import os, sys; sys.path.insert(0, '../flatlab')
+import anywidget, traitlets, value
+class Hello(anywidget.AnyWidget):
+    _esm = '''export function render({ model, el }) {
+        el.textContent = `${model.get("name")} lives`; }'''
+    name = traitlets.Unicode('widget').tag(sync=True)
+print(value.VALUE, os.environ['FLATLAB_SCALE'])
+Hello(name='number 7')"""
+URL = "https://github.com/someone/somewhere"
+BINDER = "mybinder.org/v2/gh/someone/somewhere/main?urlpath=lab/tree/book/toy.ipynb"
+COLAB = "colab.research.google.com/github/someone/somewhere/blob/main/book/toy"
 
 
-def test_outputs_follow_the_package_and_the_scale_and_assets_are_copied_again(toy):
-    process, page = build(toy)
-    assert process.returncode == 0, process.stdout
-    assert "first laptop" in page.read_text()
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The folder of the small book, which reads a package."""
+    root = tmp_path_factory.mktemp("toy")
+    (root / "book").mkdir()
+    for name in ("_ext", "_static", "references.bib"):
+        source = ROOT / "book" / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, root / "book" / name)
+    shutil.copy(ROOT / "_config.yml", root)
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/toy\n")
+    (root / "flatlab").mkdir()
+    (root / "flatlab" / "value.py").write_text('"""Value."""\nVALUE = "first"\n')
+    write_notebook(root, TOY)
+    return root
 
-    # An edit of the package changes no notebook, and still must change its outputs.
+
+def write_notebook(toy, code, title="# Toy"):
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell(title, id="title"),
+            nbformat.v4.new_code_cell(code, id="code"),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+    )
+    nbformat.write(notebook, toy / "book" / "toy.ipynb")
+
+
+def build(toy, scale="laptop", url=""):
+    """What a build said, its exit status, and the page."""
+    process = jupyter_book(toy, toy, FLATLAB_SCALE=scale, FLATLAB_REPOSITORY=url)
+    page = toy / "_build" / "html" / "book" / "toy.html"
+    return process.stdout, process.returncode, page.read_text("utf-8")
+
+
+def run_side_by_side(toy):
+    script = toy / "book" / "_ext" / "run_notebooks.py"
+    environment = {**os.environ, "FLATLAB_SCALE": "laptop"}
+    subprocess.run([sys.executable, script], env=environment, check=True)
+
+
+@pytest.fixture(scope="module")
+def built_toy(toy):
+    """What was said as the toy was run side by side and then built, and its page."""
+    run_side_by_side(toy)
+    said, status, page = build(toy)
+    assert status == 0, said
+    return said, page
+
+
+def test_notebooks_that_were_run_side_by_side_are_not_run_again(built_toy):
+    said, page = built_toy
+    assert "Executing notebook" not in said
+    assert "first laptop" in page
+
+
+def test_without_a_repository_there_are_no_launch_buttons(built_toy):
+    _, page = built_toy
+    assert not [w for w in ("colab", "binder", "github.com", "thebe") if w in page]
+
+
+def test_a_widget_of_a_notebook_lives_in_the_built_page(built_toy, toy, browser):
+    with Visit(browser) as visit:
+        page = visit.open((toy / "_build" / "html" / "book" / "toy.html").as_uri())
+        assert page.locator(".static-widget").all_text_contents() == ["number 7 lives"]
+        assert all(url.startswith(("file:", "blob:")) for url in visit.requested)
+
+
+def test_a_build_follows_package_scale_assets_and_repository(built_toy, toy):
+    # An edit of the package changes no notebook, and still must change its outputs;
+    # an edit of a style sheet alone reaches the page.
     (toy / "flatlab" / "value.py").write_text('"""Value."""\nVALUE = "second"\n')
-    assert build(toy)[0].returncode == 0
-    assert "second laptop" in page.read_text()
-
-    process, _ = build(toy, FLATLAB_SCALE="smoke")
-    assert "second smoke" in page.read_text()
-
-    # An edit of a style sheet alone reaches the page, and executes nothing.
     (toy / "book" / "_static" / "book.css").write_text("/* changed */")
-    process, _ = build(toy, FLATLAB_SCALE="smoke")
+    said, status, page = build(toy, "smoke", url=URL)
+    assert status == 0, said
+    assert "second smoke" in page
     copied = toy / "_build" / "html" / "_static" / "book.css"
     assert copied.read_text() == "/* changed */"
-    assert "Executing notebook" not in process.stdout
+    # Colab opens the notebook alone, which knows the configured place and no other.
+    assert BINDER in page and "colab" not in page
 
-    process, _ = build(toy, FLATLAB_SCALE="smoke")
-    assert "no targets are out of date" in process.stdout
-
-
-def test_a_failing_cell_fails_the_build(toy):
-    write_notebook(toy, "1 / 0")
-    process, _ = build(toy)
-    assert process.returncode != 0
-    assert "ZeroDivisionError" in process.stdout
-
-
-def test_a_build_with_warnings_fails_again_when_repeated(toy):
-    notebook = nbformat.read(toy / "book" / "toy.ipynb", 4)
-    notebook.cells[0].source += "\n\n{eq}`nowhere`"
-    nbformat.write(notebook, toy / "book" / "toy.ipynb")
-    for _ in range(2):
-        process, _ = build(toy)
-        assert process.returncode != 0
-        assert "equation not found: nowhere" in process.stdout
-
-
-URL = "https://github.com/someone/somewhere"
-
-
-# The notebook that Colab opens can fetch the book from the configured place alone.
-@pytest.mark.parametrize("url, environment", [("", ""), (URL, ""), ("", URL)])
-def test_launch_buttons_need_a_repository(toy, url, environment):
     config = (toy / "_config.yml").read_text()
     assert 'url: ""' in config
-    (toy / "_config.yml").write_text(config.replace('url: ""', f'url: "{url}"'))
-    process, page = build(toy, FLATLAB_REPOSITORY=environment)
-    assert process.returncode == 0, process.stdout
-    text = page.read_text()
-    binder = "mybinder.org/v2/gh/someone/somewhere/main?urlpath=lab/tree/book/toy.ipynb"
-    colab = "colab.research.google.com/github/someone/somewhere/blob/main/book/toy"
-    assert (colab in text) == ("colab" in text) == bool(url)
-    assert (binder in text) == ("github.com" in text) == bool(url or environment)
-    assert "thebe" not in text.lower()
+    (toy / "_config.yml").write_text(config.replace('url: ""', f'url: "{URL}"'))
+    said, status, page = build(toy, "smoke")
+    assert status == 0, said
+    assert BINDER in page and COLAB in page
+    assert "Executing notebook" not in said
+
+    said, _, _ = build(toy, "smoke")
+    assert "no targets are out of date" in said
+
+
+def test_what_fails_fails_the_build_and_again_when_repeated(built_toy, toy):
+    write_notebook(toy, "1 / 0")
+    run_side_by_side(toy)  # leaves it to the build, which says why
+    said, status, _ = build(toy)
+    assert status != 0 and "ZeroDivisionError" in said
+
+    write_notebook(toy, "1", title="# Toy\n\n{eq}`nowhere`")
+    for _ in range(2):
+        said, status, _ = build(toy)
+        assert status != 0
+        assert "equation not found: nowhere" in said
+
+
+# -- sources -------------------------------------------------------------------------
 
 
 def test_sources_label_equations_in_the_way_that_the_page_can_resolve():

@@ -83,10 +83,17 @@ def installed_in(run, wheel):
 
 
 def test_a_missing_flatlab_is_installed_and_torch_left_alone(elsewhere, wheel):
-    assert elsewhere(after="", before="import flatlab").returncode == 1
+    found = elsewhere()
+    assert found.returncode == 1
+    assert "AssertionError: put that wheel beside this" in found.stderr
+    assert f"flatlab-{VERSION}-py3-none-any.whl" in found.stdout + found.stderr
+    found = elsewhere(cell=cleaner.first_cell.text())
+    assert found.returncode == 1
+    assert f"flatlab {VERSION} is not installed: open this notebook" in found.stderr
     installed_in(elsewhere, wheel)
 
 
+@pytest.mark.slow
 def test_a_wrong_version_is_replaced(elsewhere, wheel):
     old = elsewhere.site / "flatlab-0.0.1.dist-info"
     old.mkdir()
@@ -112,16 +119,7 @@ def test_where_the_right_version_is_nothing_happens(graded):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "book")
 
 
-def test_without_a_wheel_or_a_repository_it_says_what_to_do(elsewhere):
-    found = elsewhere()
-    assert found.returncode == 1
-    assert "AssertionError: put that wheel beside this" in found.stderr
-    assert f"flatlab-{VERSION}-py3-none-any.whl" in found.stdout + found.stderr
-    found = elsewhere(cell=cleaner.first_cell.text())
-    assert found.returncode == 1
-    assert f"flatlab {VERSION} is not installed: open this notebook" in found.stderr
-
-
+@pytest.mark.slow
 def test_where_a_repository_is_configured_it_is_cloned(elsewhere, tmp_path):
     origin = tmp_path / "origin"
     shutil.copytree(ROOT / "flatlab", origin / "flatlab")

@@ -14,6 +14,8 @@ import pytest
 
 from .conftest import ROOT, drag, settle
 
+pytestmark = pytest.mark.slow
+
 SHOW = f"""\
 import sys
 sys.path.insert(0, {str(ROOT / "tests" / "book")!r})

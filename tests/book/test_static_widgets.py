@@ -10,7 +10,7 @@ import pytest
 import traitlets
 from ipywidgets.embed import embed_data
 
-from .conftest import ROOT, Visit, build, write_notebook
+from .conftest import ROOT, Visit
 
 SCRIPT = ROOT / "book" / "_static" / "static_anywidget.js"
 
@@ -123,21 +123,3 @@ def test_a_page_without_widgets_is_left_alone(browser, tmp_path):
         visit.page.wait_for_selector("html[data-widgets=ready]")
         assert visit.page.locator(".static-widget").count() == 0
         assert not visit.complaints
-
-
-def test_a_widget_of_a_notebook_lives_in_the_built_page(browser, toy):
-    write_notebook(
-        toy,
-        "import anywidget, traitlets\n"
-        "class Hello(anywidget.AnyWidget):\n"
-        "    _esm = 'export function render({ model, el }) {'"
-        " 'el.textContent = `${model.get(\"name\")} lives`; }'\n"
-        "    name = traitlets.Unicode('widget').tag(sync=True)\n"
-        "Hello(name='number 7')",
-    )
-    process, path = build(toy)
-    assert process.returncode == 0, process.stdout
-    with Visit(browser) as visit:
-        page = visit.open(path.as_uri())
-        assert page.locator(".static-widget").all_text_contents() == ["number 7 lives"]
-        assert all(url.startswith(("file:", "blob:")) for url in visit.requested)
