@@ -7,7 +7,6 @@ import tarfile
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatlab.environment import check_dtype
+from flatlab.environment import check_dtype, needs
 from flatlab.progress import wanted
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/"
@@ -285,7 +284,7 @@ def digits(seed=0, standardize=True):
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    datasets = _optional("sklearn.datasets", "scikit-learn")
+    datasets = needs("sklearn.datasets")
     bunch = datasets.load_digits()
     order = np.random.default_rng(seed).permutation(len(bunch.target))
     x = (bunch.images[order, None] / 16).astype(np.float32)
@@ -498,38 +497,13 @@ def stars_and_moons(
     return Dataset(*splits, 2, name)
 
 
-def load(name, **options):
-    """Load a data set by its name.
-
-    Args:
-        name: ``"digits"``, ``"mnist1d"``, ``"cifar10"``, ``"fashion_mnist"`` or
-            ``"stars_and_moons"``.
-        options: arguments of the function of that name.
-
-    Returns:
-        A ``Dataset``.
-
-    Raises:
-        ValueError: there is no data set of that name.
-    """
-    known = {
-        "digits": digits,
-        "mnist1d": mnist1d,
-        "twelve_bits": twelve_bits,
-        "cifar10": cifar10,
-        "fashion_mnist": fashion_mnist,
-        "stars_and_moons": stars_and_moons,
-    }
-    if name not in known:
-        raise ValueError(f"unknown data set {name!r}; known are {', '.join(known)}")
-    return known[name](**options)
-
-
 # -- the corruptions -----------------------------------------------------------------
 
 
-def corrupt_labels(data, fraction, seed=0, to="uniform"):
-    """Replace labels of the train split by random ones.
+def corrupt_labels(data, fraction, seed=0):
+    """Replace labels of the train split by random ones, the true one among them.
+
+    As Zhang et al. (2017) do, so that of 10 classes one in ten replaced labels stays.
 
     The order in which examples are hit and the label each would get depend on the seed
     alone, so a higher fraction corrupts a superset: a sweep over fractions is paired.
@@ -539,20 +513,15 @@ def corrupt_labels(data, fraction, seed=0, to="uniform"):
         fraction: of the train labels to replace, in [0, 1]: a number, or one value
             per member, shape (members,).
         seed: one number for all members, or a sequence with one per member.
-        to: ``"uniform"``, any class, the true one included, as Zhang et al. (2017)
-            do, so that of 10 classes one in ten replaced labels stays right; or
-            ``"other"``, any class but the true one.
 
     Returns:
         A ``Dataset`` with ``train.y`` of shape (n,), or (members, n) where fraction or
         seed has one value per member. ``train.clean_y``, validation and test stay.
 
     Raises:
-        ValueError: a fraction outside [0, 1], an unknown ``to``, one class only,
+        ValueError: a fraction outside [0, 1], one class only,
             labels that are already per member, or shapes that do not fit.
     """
-    if to not in ("uniform", "other"):
-        raise ValueError(f"to must be 'uniform' or 'other', got {to!r}")
     if data.train.y.ndim != 1:
         raise ValueError(
             "the labels are per member already, shape "
@@ -573,9 +542,7 @@ def corrupt_labels(data, fraction, seed=0, to="uniform"):
         ) from None
     y = data.train.y.cpu().numpy()
     truth = data.train.clean_y.cpu().numpy()
-    draws = {
-        int(s): _label_draw(truth, data.classes, int(s), to) for s in np.unique(seeds)
-    }
+    draws = {int(s): _label_draw(truth, data.classes, int(s)) for s in np.unique(seeds)}
     learned = []
     for p, s in zip(fractions.ravel(), seeds.ravel(), strict=True):
         order, labels = draws[int(s)]
@@ -669,16 +636,6 @@ def _kind(value):
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype}"
     return type(value).__name__
-
-
-def _optional(module, package):
-    """Import a module that the core of flatlab does without."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"this data set needs the package {package}: pip install {package}"
-        ) from error
 
 
 def _examples(x, y):
@@ -790,13 +747,11 @@ def _draw_patches(y, rng, size=10, fine=4):
     return covered.reshape(n, size, fine, size, fine).mean((2, 4))
 
 
-def _label_draw(truth, classes, seed, to):
+def _label_draw(truth, classes, seed):
     """The order in which examples are hit, and the label that each would get."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(truth))
-    if to == "uniform":
-        return order, rng.integers(classes, size=len(truth))
-    return order, (truth + rng.integers(1, classes, size=len(truth))) % classes
+    return order, rng.integers(classes, size=len(truth))
 
 
 def _pixels(x):
@@ -805,7 +760,7 @@ def _pixels(x):
 
 
 def _draw_mnist1d(seed, total):
-    generator = _optional("mnist1d.data", "mnist1d")
+    generator = needs("mnist1d.data")
     args = generator.get_dataset_args()
     args.seed = seed
     args.num_samples = -(-total // 10) * 10  # it draws the same number per class
@@ -829,7 +784,7 @@ def _global_random_state():
 def _cache_path(cache, name):
     folder = cache or os.environ.get("FLATLAB_CACHE")
     if not folder:
-        folder = _optional("pooch", "pooch").os_cache("flatlab")
+        folder = needs("pooch").os_cache("flatlab")
     return Path(folder).expanduser() / name
 
 
@@ -871,7 +826,7 @@ def _write_npz(path, **arrays):
 
 def _fetch(name, base_url, checksum, cache):
     """Download a file into the cache unless it is there already and as it should be."""
-    pooch = _optional("pooch", "pooch")
+    pooch = needs("pooch")
     path = _cache_path(cache, name)
     if path.exists() and pooch.hashes.hash_matches(str(path), checksum):
         return path

@@ -8,7 +8,6 @@ Y -> X -> T, so that I(T;Y) cannot exceed I(X;Y), nor I(X;T).
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +18,6 @@ from flatlab.data import Dataset
 
 # Integers up to here, and sums of them that stay below, are exact in float64.
 _EXACT = 2**53
-# Odd, with bits all over: the golden ratio times 2^64, as a signed number.
-_MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64
-# Values from which on threads sort faster than one.
-_MANY = 2**16
 # Rows of the matrix of pairwise distances that are held at once.
 _BLOCK = 512
 # Steps of the bottleneck's equations between looks at which starts have settled.
@@ -144,7 +139,7 @@ def binned_information(t, y, *, bins=30, range=(-1.0, 1.0), width=None, clip=Fal
 
     def estimate(t, y):
         if bins is None and width is None:
-            return _from_codes(_distinct(t), t.shape[1], y)
+            return _from_codes(*_distinct(t), y)
         cells, radix = _cells(t, bins, range, width, clip)
         codes, bound = _codes(cells, radix)
         return _from_codes(codes, bound, y)
@@ -365,9 +360,14 @@ def information_bottleneck(
         every = torch.arange(len(betas), device=joint.device)
         return [value[every, best] for value in (encoders, change, xt, ty)]
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     random = torch.randn(
-        restarts, inputs, clusters, generator=generator, dtype=torch.float64
+        restarts,
+        inputs,
+        clusters,
+        generator=generator,
+        dtype=torch.float64,
+        device="cpu",
     )
     random = random.to(joint.device).mul(3).softmax(-1)
     position = torch.arange(inputs, device=joint.device)
@@ -391,7 +391,10 @@ def information_bottleneck(
 
 def _probabilities(p, axes):
     """Float64 probabilities that sum to one over the last axes."""
-    p = torch.as_tensor(p, dtype=torch.float64)
+    if isinstance(p, Tensor) and p.device.type != "cuda":
+        p = p.cpu()  # MPS has no float64
+    device = p.device if isinstance(p, Tensor) else "cpu"
+    p = torch.as_tensor(p, dtype=torch.float64, device=device)
     if p.ndim < axes or not p.numel():
         raise ValueError(
             f"probabilities must have at least {axes} axes and one outcome, "
@@ -410,7 +413,7 @@ def _probabilities(p, axes):
 
 def _per_layer(estimate, t, y):
     """Apply an estimate of rows (rows, n, units) and labels to one or many layers."""
-    y = torch.as_tensor(y)
+    y = y if isinstance(y, Tensor) else torch.as_tensor(y, device="cpu")
     if y.is_floating_point() or y.is_complex():
         raise TypeError(f"y must hold integer labels, got {y.dtype}")
     layers = [t] if isinstance(t, Tensor) else t
@@ -520,29 +523,15 @@ def _quantile_cells(t, bins):
 
 
 def _distinct(t):
-    """Rank of every example among those that differ: (rows, n) int64.
+    """One integer per example, equal where all units are, and its bound.
 
-    ``t`` is (rows, n, units). Examples are sorted by a hash of all their units, and
-    neighbours of equal hash compared in full, so that a collision cannot go unseen.
+    ``t`` is (rows, n, units): the ranks within every unit are the digits of a number.
     """
     _finite_range(t)
+    rows, n, units = t.shape
     t = t.double() if t.dtype == torch.float64 else t.float()
-    t = t + 0.0  # minus zero equals zero
-    bits = t.view(torch.int64 if t.dtype == torch.float64 else torch.int32).long()
-    hashes = torch.zeros_like(bits[..., 0])
-    for unit in bits.unbind(-1):
-        hashes = (hashes ^ unit) * _MULTIPLIER
-        hashes ^= hashes >> 32
-    order = _argsort(hashes)
-    ordered = t.gather(1, order[..., None].expand_as(t))
-    differ = (ordered[:, 1:] != ordered[:, :-1]).any(-1)
-    hashes = hashes.gather(1, order)
-    if (differ & (hashes[:, 1:] == hashes[:, :-1])).any():
-        # Never seen by chance: the ranks within every unit, then of all together.
-        rows, n, units = t.shape
-        ranks = _rank(t.mT.reshape(rows * units, n)).reshape(rows, units, n)
-        return _rank(_codes(ranks.mT.double(), n)[0])
-    return _places(order, differ)
+    ranks = _rank(t.mT.reshape(rows * units, n)).reshape(rows, units, n)
+    return _codes(ranks.mT.double(), n)
 
 
 def _codes(cells, radix):
@@ -606,18 +595,10 @@ def _from_codes(codes, bound, y):
 
 
 def _sort(values):
-    """Sort each row. On a CPU, NumPy does so in vector registers, rows in threads."""
+    """Sort each row. On a CPU, NumPy does so in vector registers."""
     if values.device.type != "cpu":
         return values.sort(-1).values
-    ordered = values.numpy(force=True).copy()
-    threads = min(torch.get_num_threads(), len(ordered))
-    if threads == 1 or ordered.size < _MANY:
-        ordered.sort(-1)
-    else:
-        parts = np.array_split(ordered, threads)
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(np.ndarray.sort, parts))
-    return torch.from_numpy(ordered)
+    return torch.from_numpy(np.sort(values.numpy(force=True), axis=-1))
 
 
 def _argsort(values):

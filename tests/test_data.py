@@ -345,18 +345,9 @@ def test_twelve_bits_of_lower_fractions_are_a_subset():
     assert torch.equal(few.train.x, many.train.x[:205])
     assert torch.equal(few.validation.x, many.validation.x)
     assert not torch.equal(few.train.x, d.twelve_bits(1, 0.05).train.x)
-    assert torch.equal(d.load("twelve_bits", fraction=0.05).train.y, few.train.y)
     for options in ({"fraction": 0}, {"fraction": 0.96}, {"validation": 0}):
         with pytest.raises(ValueError, match="leave patterns to test on"):
             d.twelve_bits(**options)
-
-
-def test_unknown_data_sets_are_refused_and_known_ones_loaded(digits):
-    assert torch.equal(d.load("digits", seed=0).train.x, digits.train.x)
-    with pytest.raises(
-        ValueError, match=r"'mnist'.*digits, mnist1d, twelve_bits, cifar10"
-    ):
-        d.load("mnist")
 
 
 # -- downloads, from a server on this machine
@@ -609,13 +600,6 @@ def test_bad_stars_and_moons_are_refused(options, says):
         d.stars_and_moons(**options)
 
 
-def test_stars_and_moons_load_by_name():
-    made = d.load("stars_and_moons", train=2, validation=2, test=2, seed=1)
-    same = d.stars_and_moons(1, train=2, validation=2, test=2)
-    assert torch.equal(made.train.x, same.train.x)
-    assert made.name == "stars_and_moons, diagonal"
-
-
 # -- corruptions
 
 
@@ -634,33 +618,24 @@ def test_uniform_corruption_leaves_a_tenth_of_replaced_labels_right():
     data = d.Dataset(one, one, one, 10, "many")
     wrong = d.corrupt_labels(data, 1.0).train.corrupted.double().mean()
     assert abs(float(wrong) - 0.9) < 4 * (0.09 / 20000) ** 0.5
-    other = d.corrupt_labels(data, 0.3, to="other").train
-    assert int(other.corrupted.sum()) == 6000
-    shift = (other.y - other.clean_y)[other.corrupted] % 10
-    counts = torch.bincount(shift, minlength=10)[1:].double()
-    chi2 = float(((counts - 6000 / 9) ** 2 / (6000 / 9)).sum())
-    assert chi2 < 26.1  # the 99.9 % point of chi-squared with 8 degrees of freedom
 
 
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.floats(0, 1), min_size=1, max_size=4),
     st.integers(0, 2**31),
-    st.sampled_from(["uniform", "other"]),
 )
-def test_corruption_is_nested_and_the_same_per_member(small, fractions, seed, to):
+def test_corruption_is_nested_and_the_same_per_member(small, fractions, seed):
     fractions = sorted(fractions)
-    noisy = d.corrupt_labels(small, torch.tensor(fractions), seed=seed, to=to)
+    noisy = d.corrupt_labels(small, torch.tensor(fractions), seed=seed)
     y, truth = noisy.train.y, noisy.train.clean_y
     assert y.shape == (len(fractions), 24)
     for low, high in itertools.pairwise(y):
         hit = low != truth
         assert torch.equal(low[hit], high[hit])
     for row, p in zip(y, fractions, strict=True):
-        alone = d.corrupt_labels(small, p, seed=seed, to=to).train.y
+        alone = d.corrupt_labels(small, p, seed=seed).train.y
         assert torch.equal(row, alone)
-        if to == "other":
-            assert int((row != truth).sum()) == round(float(np.float32(p)) * 24)
 
 
 def test_corruption_takes_a_seed_per_member(small):
@@ -679,7 +654,6 @@ def test_corruption_takes_a_seed_per_member(small):
         ({"fraction": -0.1}, r"\[0, 1\]"),
         ({"fraction": 1.1}, r"\[0, 1\]"),
         ({"fraction": float("nan")}, r"\[0, 1\]"),
-        ({"fraction": 0.1, "to": "next"}, "'next'"),
         ({"fraction": [0.1, 0.2], "seed": range(3)}, "must broadcast"),
     ],
 )
