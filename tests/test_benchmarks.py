@@ -155,8 +155,5 @@ def test_topics_run(topic):
     for line in lines:
         assert 0 < line.low <= line.value <= line.high < math.inf
         assert line.bar is not None
-
-
-def test_attacks_reach_at_least_what_a_plain_loop_reaches():
-    for line in attacks.measure(SETTINGS):
-        assert line.met, line
+        # How high an attack climbs is no matter of time.
+        assert topic is not attacks or line.met, line
