@@ -137,9 +137,6 @@ def sigma_of_proof(rho, n, k) -> Tensor:
 
     Returns:
         Standard deviations per coordinate, float64, of the broadcast shape.
-
-    Raises:
-        ValueError: an argument is out of range or not finite.
     """
     rho, n, k = _numbers(rho=rho, n=n, k=k)
     _check_size(rho, n, k)
@@ -195,10 +192,6 @@ def sam_bound(
     Returns:
         A ``SamBound`` of float64 tensors of the broadcast shape. Values above 1 say
         nothing.
-
-    Raises:
-        ValueError: an argument is out of range or not finite, or both ``constant`` and
-            ``derived`` are given.
     """
     worst, norm, rho, n, k, delta = _numbers(
         worst_loss=worst_loss, norm=norm, rho=rho, n=n, k=k, delta=delta
@@ -251,9 +244,6 @@ def examples_needed(
     Returns:
         The smallest whole n >= 3, as a float64 tensor of the broadcast shape; exact as
         far as float64 counts (up to 2**53).
-
-    Raises:
-        ValueError: an argument is out of range, or no n up to 2**53 is enough.
     """
     complexity, norm, rho, k, delta = _numbers(
         complexity=complexity, norm=norm, rho=rho, k=k, delta=delta
@@ -293,9 +283,6 @@ def kl_inverse(q, c) -> Tensor:
 
     Returns:
         float64, of the broadcast shape.
-
-    Raises:
-        ValueError: an argument is out of range or not finite.
     """
     q, c = _numbers(q=q, c=c)
     _require((q >= 0) & (q <= 1), "q", "in [0, 1]", q)
@@ -324,9 +311,6 @@ def kl_gaussians(mean, sigma, prior_mean, prior_sigma) -> Tensor:
 
     Returns:
         (...) in nats, float64.
-
-    Raises:
-        ValueError: a standard deviation is not positive, or an argument not finite.
     """
     mean, sigma, prior_mean, prior_sigma = _numbers(
         mean=mean, sigma=sigma, prior_mean=prior_mean, prior_sigma=prior_sigma
@@ -354,9 +338,6 @@ def pac_bayes_kl_bound(empirical_risk, kl, n, delta=0.05) -> Tensor:
 
     Returns:
         The upper limit of E_Q L_D, float64, of the broadcast shape.
-
-    Raises:
-        ValueError: an argument is out of range or not finite.
     """
     risk, kl, n, delta = _numbers(
         empirical_risk=empirical_risk, kl=kl, n=n, delta=delta
@@ -381,9 +362,6 @@ def monte_carlo_bound(mean, samples, delta=0.01) -> Tensor:
 
     Returns:
         float64, of the broadcast shape.
-
-    Raises:
-        ValueError: an argument is out of range or not finite.
     """
     mean, samples, delta = _numbers(mean=mean, samples=samples, delta=delta)
     _require(samples >= 1, "samples", "at least 1", samples)
@@ -409,9 +387,6 @@ def gibbs_errors(
 
     Returns:
         (samples,) fractions of wrong examples, float64.
-
-    Raises:
-        ValueError: a shape or number is out of range.
     """
     _check_point(net, mean, "mean")
     _check_point(net, sigma, "sigma")
@@ -481,10 +456,6 @@ def optimise_pac_bayes(
 
     Returns:
         A ``Certificate``.
-
-    Raises:
-        TypeError: ``prior`` or ``start`` is no floating-point tensor.
-        ValueError: a shape or number is out of range.
     """
     _check_point(net, prior, "prior")
     _check_point(net, start, "start")

@@ -42,10 +42,6 @@ class Examples:
         y: labels to be learned, int64, shape (n,), or (members, n), or with further
             axes in front, where every member of an ensemble has labels of its own.
         clean_y: true labels, int64, shape (n,); the same as ``y`` unless given.
-
-    Raises:
-        TypeError: ``x`` is not floating point or labels are not int64 tensors.
-        ValueError: lengths disagree, there is no example, or ``x`` is not finite.
     """
 
     x: Tensor
@@ -107,9 +103,6 @@ class Examples:
 
         Returns:
             Examples, sharing memory where nothing changes.
-
-        Raises:
-            ValueError: the device has no such dtype (float64 on MPS).
         """
         check_dtype(dtype or self.x.dtype, device or self.x.device)
         return Examples(
@@ -129,10 +122,6 @@ class Dataset:
         test: ``Examples`` to report on.
         classes: number of classes; labels are 0 to classes - 1.
         name: of the data set, with what was done to it.
-
-    Raises:
-        ValueError: a label lies outside the classes, or the splits have inputs of
-            different shapes.
     """
 
     train: Examples
@@ -167,9 +156,6 @@ class Dataset:
 
         Returns:
             A ``Dataset``.
-
-        Raises:
-            ValueError: the device has no such dtype (float64 on MPS).
         """
         return self._map(lambda examples: examples.to(device, dtype))
 
@@ -181,9 +167,6 @@ class Dataset:
 
         Returns:
             A ``Dataset`` with the same validation and test splits.
-
-        Raises:
-            ValueError: there are not that many.
         """
         if not 1 <= n <= len(self.train):
             raise ValueError(
@@ -219,11 +202,6 @@ class Dataset:
 
         Returns:
             A ``Dataset``; what remains of (x, y) is the train split.
-
-        Raises:
-            TypeError: labels are not integers, or inputs not numbers.
-            ValueError: shapes do not fit, data are NaN or infinite, a label lies
-                outside the classes, or a split would be empty.
         """
         rest = _examples(x, y)
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(rest)))
@@ -280,9 +258,6 @@ def digits(seed=0, standardize=True):
 
     Returns:
         A ``Dataset`` of 10 classes; inputs (n, 1, 8, 8).
-
-    Raises:
-        ImportError: scikit-learn is not installed.
     """
     datasets = needs("sklearn.datasets")
     bunch = datasets.load_digits()
@@ -309,11 +284,6 @@ def mnist1d(seed=0, train=4000, validation=1000, test=8000, cache=None):
 
     Returns:
         A ``Dataset`` of 10 classes; inputs (n, 1, 40).
-
-    Raises:
-        ImportError: the ``mnist1d`` package is not installed.
-        OSError: the draw is not cached and the cache folder cannot be written.
-        ValueError: a split would be empty.
     """
     for split, size in (("train", train), ("validation", validation), ("test", test)):
         if size < 1:
@@ -348,9 +318,6 @@ def twelve_bits(seed=0, fraction=0.85, validation=0.05):
 
     Returns:
         A ``Dataset`` of 2 classes; inputs (n, 12), zeros and ones.
-
-    Raises:
-        ValueError: a split would be empty.
     """
     train, held_out = round(4096 * fraction), round(4096 * validation)
     if train < 1 or held_out < 1 or train + held_out >= 4096:
@@ -382,11 +349,6 @@ def cifar10(
     Returns:
         A ``Dataset`` of 10 classes; inputs (n, 3, 32, 32), standardised by one mean
         and standard deviation of the train split.
-
-    Raises:
-        ImportError: pooch is not installed.
-        OSError: the download fails, or the cache folder cannot be written.
-        ValueError: the archive differs from its checksum.
     """
     path = _fetch("cifar-10-binary.tar.gz", base_url, checksum, cache)
     folder = "cifar-10-batches-bin"
@@ -418,11 +380,6 @@ def fashion_mnist(
     Returns:
         A ``Dataset`` of 10 classes; inputs (n, 1, 28, 28), standardised by one mean
         and standard deviation of the train split.
-
-    Raises:
-        ImportError: pooch is not installed.
-        OSError: a download fails, or the cache folder cannot be written.
-        ValueError: a file differs from its checksum.
     """
     x, y, test_x, test_y = (
         _read_idx(_fetch(name, base_url, checksums[name], cache))
@@ -473,9 +430,6 @@ def stars_and_moons(
     Returns:
         A ``Dataset`` of 2 classes, 0 for stars and 1 for moons, equally many of each
         to within one; inputs (n, 1, 20, 20) in [0, 1].
-
-    Raises:
-        ValueError: a placement is unknown, or a split would be empty.
     """
     places = [placement, placement, test_placement or placement]
     for name in places:
@@ -517,10 +471,6 @@ def corrupt_labels(data, fraction, seed=0):
     Returns:
         A ``Dataset`` with ``train.y`` of shape (n,), or (members, n) where fraction or
         seed has one value per member. ``train.clean_y``, validation and test stay.
-
-    Raises:
-        ValueError: a fraction outside [0, 1], one class only,
-            labels that are already per member, or shapes that do not fit.
     """
     if data.train.y.ndim != 1:
         raise ValueError(

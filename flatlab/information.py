@@ -69,9 +69,6 @@ def entropy(p):
 
     Returns:
         (...) bits, float64, from 0 to log2(outcomes).
-
-    Raises:
-        ValueError: a probability is negative or not finite, or they do not sum to one.
     """
     p = _probabilities(p, 1)
     bits = -torch.xlogy(p, p).sum(-1) / math.log(2)
@@ -86,10 +83,6 @@ def mutual_information(joint):
 
     Returns:
         (...) bits, float64, from 0 to the smaller of the two entropies.
-
-    Raises:
-        ValueError: a probability is negative or not finite, they do not sum to one, or
-            there are fewer than two axes.
     """
     joint = _probabilities(joint, 2)
     h_a, h_b = entropy(joint.sum(-1)), entropy(joint.sum(-2))
@@ -127,11 +120,6 @@ def binned_information(t, y, *, bins=30, range=(-1.0, 1.0), width=None, clip=Fal
     Returns:
         An ``Information`` of shape (...), or (..., layers) for a list.
 
-    Raises:
-        TypeError: activations are not floating point, or labels not integers.
-        ValueError: shapes do not fit, activations are not finite or lie outside the
-            range, or the bins are not positive in number and width.
-
     Shwartz-Ziv and Tishby (2017), section 3; widths as in Saxe et al. (2018). Their
     codes place 30 edges on [-1, 1], which is ``bins=29`` and a bin for exactly 1.
     """
@@ -166,11 +154,6 @@ def kde_information(t, y, *, variance=1e-3, bound="upper"):
     Returns:
         An ``Information`` of shape (...), or (..., layers) for a list.
 
-    Raises:
-        TypeError: activations are not floating point, or labels not integers.
-        ValueError: shapes do not fit, activations are not finite, the variance is not
-            positive, or the bound is unknown.
-
     Kolchinsky and Tracey (2017), *Estimating mixture entropy with pairwise distances*;
     used by Saxe et al. (2018).
     """
@@ -203,9 +186,6 @@ def layer_outputs(net, w, x, *, softmax=True):
     Returns:
         One tensor per ``Linear`` layer, (n, units) or (members, n, units): its outputs
         after the activation that follows it.
-
-    Raises:
-        ValueError: the network is no dense stack, or ``w`` does not fit it.
     """
     net.check(w)
     if net._dense is None:
@@ -254,10 +234,6 @@ def information_plane(
     Returns:
         An ``Information`` of shape (layers,), (members, layers) or (snapshots, members,
         layers).
-
-    Raises:
-        ValueError: the network is no dense stack, shapes do not fit, or ``estimate``
-            refuses the activations.
 
     Shwartz-Ziv and Tishby (2017), figure 2.
     """
@@ -319,10 +295,6 @@ def information_bottleneck(
 
     Returns:
         A ``Bottleneck`` in the order of ``betas``.
-
-    Raises:
-        ValueError: ``joint`` is no joint distribution, an input has probability zero,
-            or another argument is not positive.
 
     Tishby, Pereira and Bialek (1999), section 3.
     """
