@@ -38,15 +38,18 @@ from flatlab.landscape import (
 from flatlab.loss import Loss
 from flatlab.neighbourhoods import Neighbourhood, adaptive_ball, ball, keskar_box
 from flatlab.network import Layout, Network
-from flatlab.precision import bits_per_weight, quantise, tolerated_noise
+from flatlab.noise import (
+    bits_per_weight,
+    pac_bayes_sharpness,
+    quantise,
+    tolerated_noise,
+)
 from flatlab.reparameterization import rescale_layers, rescale_units
 from flatlab.sharpness import (
     average_sharpness,
-    condition_number,
     fisher_rao_norm,
     gradient_norm,
     keskar_sharpness,
-    pac_bayes_sharpness,
     relative_flatness,
     worst_case_sharpness,
 )
@@ -69,7 +72,6 @@ __all__ = [
     "ball",
     "binned_information",
     "bits_per_weight",
-    "condition_number",
     "data",
     "device",
     "diagonal",

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flatlab.evaluation import Noise, at_points, checked, grouped
 from flatlab.loss import Loss
-from flatlab.network import Layout
+from flatlab.network import Layout, over_members
+from flatlab.noise import Noise, at_points
 from flatlab.progress import progress
 
 
@@ -93,7 +93,7 @@ def interpolate(
     Reference: Goodfellow, Vinyals, Saxe (2015), Qualitatively characterizing neural
     network optimization problems; Keskar et al. (2017), figure 3.
     """
-    (w0, first), (w1, second) = checked(loss, w0), checked(loss, w1)
+    (w0, first), (w1, second) = _checked(loss, w0), _checked(loss, w1)
     if len(w0) != len(w1) and not (first or second):
         raise ValueError(
             f"w0 has {len(w0)} members and w1 has {len(w1)}, expected as many"
@@ -208,7 +208,7 @@ def plane(
         raise ValueError(f"span is {span}, expected one or two positive numbers")
     if len(counts) != 2 or min(counts) < 2:
         raise ValueError(f"points is {points}, expected one or two numbers above 1")
-    w, single = checked(loss, w)
+    w, single = _checked(loss, w)
     chosen = _directions(loss, w, directions, seed)
     if filter_normalise is None:
         filter_normalise = isinstance(directions, str) and directions == "random"
@@ -231,15 +231,20 @@ def plane(
     return Plane(alphas, betas, losses, chosen, w)
 
 
+@over_members
+def _finite(loss: Loss, w: Tensor) -> Tensor:
+    return w
+
+
+def _checked(loss: Loss, w: Tensor) -> tuple[Tensor, bool]:
+    """Checked weights as (members, k), and whether they are one member's (k,)."""
+    return _finite(loss, w).reshape(-1, loss.net.k), w.ndim == 1
+
+
 def _along(loss: Loss, measure, point, coordinates, w: Tensor) -> Tensor:
     """A measure at ``point(c)`` for every coordinate c: (members, points)."""
-    values = []
-    with progress(len(coordinates), "landscape") as bar:
-        for group in grouped(coordinates, w):
-            stacked = torch.stack([point(c) for c in group])
-            values.append(at_points(loss, measure, stacked))
-            bar.update(len(group))
-    return torch.cat(values).T
+    points = (point(c) for c in progress(coordinates, "landscape"))
+    return at_points(loss, measure, points).T
 
 
 def _directions(loss: Loss, w: Tensor, directions, seed: int) -> Tensor:

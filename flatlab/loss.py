@@ -302,7 +302,7 @@ class Loss:
         if self._units is None:
             few = select(self._placed[1], slice(0, 2))
             self._units = max(self.net.activations(few), 200)
-        members = w.shape[0] if w.ndim == 2 and self.net.together else 1
+        members = len(w) if w.ndim == 2 and (self.net.together or w.is_cuda) else 1
         return max(1, min(self.n, CHUNK_ELEMENTS // (members * self._units)))
 
     def value(self, parameters: Parameters, x, y: Tensor, members: bool) -> Tensor:

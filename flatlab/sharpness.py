@@ -1,28 +1,28 @@
 """How much the loss rises around w: worst case, average, and their relatives."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flatlab.evaluation import (
-    Noise,
-    at_points,
-    check_samples,
-    checked,
-    rises,
-    tolerated,
-)
 from flatlab.loss import Loss
 from flatlab.neighbourhoods import Bound, Neighbourhood, keskar_box
+from flatlab.network import over_members
+from flatlab.noise import (
+    Noise,
+    at_points,
+    check_finite,
+    check_same,
+    check_samples,
+    rises,
+    wide,
+)
 from flatlab.progress import progress
 
-# Pairs of draws before a standard error is believed.
-_FIRST_PAIRS = 16
 # A search is over once every step has been cut to this share of the radius.
 _SMALLEST_STEP = 1e-6
 
@@ -34,13 +34,16 @@ class WorstCase:
     A search can only bound a maximum from below: the true one may be higher.
 
     Attributes:
-        values: (members,) max L_S(w + epsilon) - L_S(w), never negative.
-        epsilon: (members, k), inside the neighbourhood, where ``values`` is attained.
+        values: (members,) what was asked for: the rise, or Keskar's phi in per cent.
+        rise: (members,) max L_S(w + epsilon) - L_S(w), never negative; NaN where no
+            point that was tried has a loss.
+        epsilon: (members, k), inside the neighbourhood, where ``rise`` is attained.
         loss: (members,) L_S(w).
         evaluations: gradients of L_S that were computed for each member.
     """
 
     values: Tensor
+    rise: Tensor
     epsilon: Tensor
     loss: Tensor
     evaluations: int
@@ -52,72 +55,16 @@ class Average:
 
     Attributes:
         values: (members,) mean of L_S(w + epsilon) - L_S(w).
-        standard_error: (members,), over antithetic pairs.
+        standard_error: (members,), over antithetic pairs, and of the rounding of the
+            loss at w, which is in all of them.
         sigma: (members,) standard deviation of epsilon / t.
         samples: evaluations of L_S for each member.
-        converged: (members,) whether the standard error meets ``tol``; all True
-            where none was asked for.
     """
 
     values: Tensor
     standard_error: Tensor
     sigma: Tensor
     samples: int
-    converged: Tensor
-
-
-@dataclass(frozen=True)
-class KeskarSharpness:
-    """Keskar's metric, in per cent, and what it was found from.
-
-    Attributes:
-        values: (members,) 100 max(f(w + A y) - f(w)) / (1 + f(w)).
-        rise: (members,) max f(w + A y) - f(w).
-        loss: (members,) f(w).
-        epsilon: (members, k) the point A y where the maximum found is attained.
-        evaluations: gradients of f that were computed for each member.
-    """
-
-    values: Tensor
-    rise: Tensor
-    loss: Tensor
-    epsilon: Tensor
-    evaluations: int
-
-
-@dataclass(frozen=True)
-class PacBayes:
-    """A PAC-Bayes sharpness: the inverse square of the noise that w tolerates.
-
-    Attributes:
-        values: (members,) 1 / sigma squared; infinite where no noise is tolerated.
-        sigma: (members,) the largest noise whose mean rise stays within the deviation.
-        standard_error: (members,) of ``sigma``, from the draws and the local slope.
-        rise: (members,) mean rise at ``sigma``.
-    """
-
-    values: Tensor
-    sigma: Tensor
-    standard_error: Tensor
-    rise: Tensor
-
-
-@dataclass(frozen=True)
-class ConditionNumber:
-    """The ratio of the extreme eigenvalues, with the eigenvalues.
-
-    Attributes:
-        values: (members,) largest / smallest.
-        largest: (members,) algebraically largest eigenvalue.
-        smallest: (members,) algebraically smallest eigenvalue.
-        meaningful: (members,) whether the smallest is positive and larger than its
-            error, so that the ratio is a condition number at all.
-    """
-
-    values: Tensor
-    largest: Tensor
-    smallest: Tensor
-    meaningful: Tensor
 
 
 def ascend(
@@ -142,10 +89,13 @@ def ascend(
         steps: for every start.
 
     Returns:
-        (members,) best values, (members, k) their offsets, and the evaluations.
+        (members,) best values, -∞ where all are NaN, (members, k) their offsets, and
+        the evaluations.
     """
     epsilon, count = starts, len(starts)
     value, gradient = value_and_gradient(epsilon)
+    # a start without a loss must not hide what the others find
+    value = torch.where(value.isnan(), -math.inf, value)
     step, plain = torch.ones_like(value), torch.zeros_like(value, dtype=torch.bool)
     evaluations = count
     for _ in progress(range(steps), "worst-case sharpness"):
@@ -192,19 +142,63 @@ def _starts(gradient: Tensor, around: Bound, restarts: int, seed: int) -> Tensor
     return around.project(torch.stack(starts))
 
 
-def _check_search(neighbourhood, steps: int, restarts: int) -> None:
+def _check(neighbourhood: Neighbourhood) -> None:
     if not isinstance(neighbourhood, Neighbourhood):
         raise TypeError(
             f"expected a Neighbourhood, got {type(neighbourhood).__name__}; make one "
             "with ball(rho), keskar_box(eps) or adaptive_ball(rho)"
         )
+
+
+def _search(
+    loss: Loss,
+    w: Tensor,
+    around: Bound,
+    basis: Tensor | None,
+    steps: int,
+    restarts: int,
+    seed: int,
+) -> WorstCase:
+    """The highest rise at w + y Aᵀ for y in a set, with A the ``basis`` or identity."""
     if steps < 0 or restarts < 0:
         raise ValueError(
             f"steps is {steps} and restarts is {restarts}, expected numbers of at "
             "least 0"
         )
+    base, gradient = loss.value_and_gradient(w)
+    check_finite(base, "the loss")
+    check_finite(gradient, "the gradient")
+    check_same(base, loss(w))
+    flat = (gradient == 0).all(-1)
+
+    def offset(y: Tensor) -> Tensor:
+        return y if basis is None else y @ basis.mT
+
+    def value_and_gradient(y: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal flat
+        value, slope = at_points(loss, loss.value_and_gradient, w + offset(y))
+        if flat is not None:  # at the starts: no gradient there either, but a change
+            flat = flat & (slope == 0).all(-1).all(0) & (value != base).any(0)
+            if bool(flat.any()):
+                raise ValueError(
+                    "the loss changes with w but its gradient is zero everywhere: no "
+                    "gradient reaches the weights (is the network detached, or "
+                    "piecewise constant?)"
+                )
+            flat = None
+        return value, slope if basis is None else slope @ basis
+
+    first = gradient if basis is None else gradient @ basis
+    starts = _starts(first, around, restarts, seed)
+    best, y, evaluations = ascend(value_and_gradient, around, starts, steps)
+    higher = best > base  # at epsilon = 0, which is in the set, nothing rises
+    rise = torch.where(higher, best - base, 0)
+    rise = torch.where(best == -math.inf, math.nan, rise)
+    epsilon = torch.where(higher[:, None], offset(y), 0)
+    return WorstCase(rise, rise, epsilon, base, evaluations + 1)
 
 
+@over_members
 def worst_case_sharpness(
     loss: Loss,
     w: Tensor,
@@ -223,43 +217,23 @@ def worst_case_sharpness(
 
     Args:
         loss: the surface.
-        w: (k,) or (members, k).
+        w: (..., k).
         neighbourhood: from ``ball``, ``keskar_box`` or ``adaptive_ball``.
         steps: of the ascent from every start.
         restarts: starts beside the steepest step from w: its opposite, then random
             points and their opposites in turn.
         seed: of the random starts; all members get the same draws.
 
-    Returns:
-        A ``WorstCase``; without an axis of members where w has none.
-
-    Raises:
-        TypeError: if ``loss`` is no ``Loss`` or ``neighbourhood`` no ``Neighbourhood``.
-        ValueError: if w has another shape than the network's or is not finite, or a
-            number is negative.
-
     Reference: Foret et al. (2021), equation 1; Kwon et al. (2021), equation 4, for
     the adaptive neighbourhoods.
     """
-    _check_search(neighbourhood, steps, restarts)
-    w, single = checked(loss, w)
-    layout = loss.net.layout_on(w.device)
-    base, gradient = loss.value_and_gradient(w)
-    around = neighbourhood.at(w, layout)
-    value, epsilon, evaluations = ascend(
-        lambda e: at_points(loss, loss.value_and_gradient, w + e),
-        around,
-        _starts(gradient, around, restarts, seed),
-        steps,
-    )
-    rises_ = value > base  # at epsilon = 0, which is in the set, nothing rises
-    value = torch.where(rises_, value - base, 0)
-    epsilon = torch.where(rises_[:, None], epsilon, 0)
-    if single:
-        value, epsilon, base = value[0], epsilon[0], base[0]
-    return WorstCase(value, epsilon, base, evaluations + 1)
+    _check(neighbourhood)
+    w = wide(w)
+    around = neighbourhood.at(w, loss.net.layout_on(w.device))
+    return _search(loss, w, around, None, steps, restarts, seed)
 
 
+@over_members
 def average_sharpness(
     loss: Loss,
     w: Tensor,
@@ -267,8 +241,6 @@ def average_sharpness(
     *,
     samples: int = 64,
     seed: int = 0,
-    tol: float | None = None,
-    max_samples: int = 4096,
 ) -> Average:
     """Mean rise of the loss under Gaussian noise of the neighbourhood's scale.
 
@@ -284,62 +256,34 @@ def average_sharpness(
 
     Args:
         loss: the surface.
-        w: (k,) or (members, k).
+        w: (..., k).
         neighbourhood: from ``ball``, ``keskar_box`` or ``adaptive_ball``.
-        samples: evaluations of the loss for each member, an even number of at least 4;
-            with ``tol`` those of the first round.
+        samples: evaluations of the loss for each member, an even number of at least 4.
         seed: of the draws.
-        tol: standard error allowed relative to the value; draws are added until every
-            member meets it.
-        max_samples: evaluations after which ``tol`` is given up, with a warning.
-
-    Returns:
-        An ``Average``; without an axis of members where w has none.
-
-    Raises:
-        TypeError: if ``loss`` is no ``Loss`` or ``neighbourhood`` no ``Neighbourhood``.
-        ValueError: if w has another shape than the network's or is not finite, or
-            ``samples`` or ``tol`` is out of range.
     """
-    _check_search(neighbourhood, 0, 0)
+    _check(neighbourhood)
     check_samples(samples)
-    if tol is not None and not 0 < tol < 1:
-        raise ValueError(f"tol is {tol}, expected a relative error between 0 and 1")
-    w, single = checked(loss, w)
+    w, pairs = wide(w), samples // 2
     around = neighbourhood.at(w, loss.net.layout_on(w.device))
-    sigma = around.sigma[:, 0].to(w)
-    noise, base = Noise(w, seed), loss(w)
-    spread = sigma[:, None] * around.t
-    pairs, rows = samples // 2, []
-    if tol is not None:
-        pairs = max(pairs, _FIRST_PAIRS)
-    done = 0
-    with progress(2 * pairs, "average sharpness") as bar:
-        while True:
-            rows.append(rises(loss, loss, w, base, spread, noise, range(done, pairs)))
-            bar.update(2 * (pairs - done))
-            done = pairs
-            drawn = torch.cat(rows)
-            mean, error = drawn.mean(0), drawn.std(0) / math.sqrt(done)
-            converged = torch.ones_like(mean, dtype=torch.bool)
-            if tol is None:
-                break
-            converged = error <= tol * mean.abs()
-            if bool(converged.all()) or 2 * done >= max_samples:
-                break
-            pairs = min(2 * done, max_samples // 2)
-    if not bool(converged.all()):
-        warnings.warn(
-            f"{int((~converged).sum())} of {len(w)} members did not reach tol={tol:g} "
-            f"with {2 * done} samples; see `standard_error`",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    if single:
-        mean, error, sigma, converged = mean[0], error[0], sigma[0], converged[0]
-    return Average(mean, error, sigma, 2 * done, converged)
+    exact, base = _exact(loss, w), loss(w)
+    check_finite(base, "the loss")
+    check_same(base, loss(w))
+    exact = base if exact is None else exact
+    rounding = (base - exact).abs().to(w)  # float32 minus float64 is in float64
+    sigma = around.sigma.to(w)
+    drawn = rises(loss, loss, w, base, sigma * around.t, Noise(w, seed), pairs)
+    error = drawn.std(0) / math.sqrt(pairs)
+    sigma = sigma[:, 0].expand(len(w))
+    return Average(drawn.mean(0), error.hypot(rounding), sigma, samples)
 
 
+def _exact(loss: Loss, w: Tensor) -> Tensor | None:
+    """L_S(w) in float64, where w is not in it and the device knows it."""
+    known = w.dtype == torch.float64 or w.device.type == "mps"
+    return None if known else loss(w.double())
+
+
+@over_members
 def keskar_sharpness(
     loss: Loss,
     w: Tensor,
@@ -349,7 +293,7 @@ def keskar_sharpness(
     steps: int = 20,
     restarts: int = 3,
     seed: int = 0,
-) -> KeskarSharpness:
+) -> WorstCase:
     """Keskar's sharpness phi: the relative rise of the loss in a box, in per cent.
 
     phi = 100 max(f(w + A y) - f(w)) / (1 + f(w)) over the box
@@ -361,60 +305,34 @@ def keskar_sharpness(
 
     Args:
         loss: the surface f.
-        w: (k,) or (members, k).
+        w: (..., k).
         eps: size of the box, positive.
         subspace: None for the full space, or the number p ≤ k of columns of A (the
             paper takes 100). All members get the same A.
         steps: of the ascent from every start.
         restarts: further starts, as in ``worst_case_sharpness``.
         seed: of A and of the random starts.
-
-    Returns:
-        A ``KeskarSharpness``; without an axis of members where w has none.
-
-    Raises:
-        TypeError: if ``loss`` is no ``Loss``.
-        ValueError: if w has another shape than the network's or is not finite, ``eps``
-            is not positive, or ``subspace`` is not between 1 and k.
     """
-    box = keskar_box(eps)
+    box, w = keskar_box(eps), wide(w)
     if subspace is None:
-        worst = worst_case_sharpness(
-            loss, w, box, steps=steps, restarts=restarts, seed=seed
-        )
-        value, epsilon, base = worst.values, worst.epsilon, worst.loss
-        phi = 100 * value / (1 + base)
-        return KeskarSharpness(phi, value, base, epsilon, worst.evaluations)
-    _check_search(box, steps, restarts)
-    w, single = checked(loss, w)
-    if not 1 <= subspace <= loss.net.k:
+        found = _search(loss, w, box.at(w), None, steps, restarts, seed)
+    elif not 1 <= subspace <= loss.net.k:
         raise ValueError(
             f"subspace is {subspace}, expected None or a number of dimensions from 1 "
             f"to k = {loss.net.k}"
         )
-    noise = Noise(w, seed)
-    A = torch.stack([noise[i] for i in range(subspace)], -1)  # (k, p)
-    q, r = torch.linalg.qr(A.double())
-    centre = torch.linalg.solve_triangular(r, q.mT @ w.double().mT, upper=True)
-    centre = centre.mT.to(w)  # A⁺ w, (members, p)
-
-    def value_and_gradient(y):
-        value, gradient = at_points(loss, loss.value_and_gradient, w + y @ A.mT)
-        return value, gradient @ A
-
-    base, gradient = loss.value_and_gradient(w)
-    around = box.at(centre)
-    starts = _starts(gradient @ A, around, restarts, seed + 1)
-    value, y, evaluations = ascend(value_and_gradient, around, starts, steps)
-    higher = value > base
-    value = torch.where(higher, value - base, 0)
-    epsilon = torch.where(higher[:, None], y @ A.mT, 0)
-    if single:
-        value, epsilon, base = value[0], epsilon[0], base[0]
-    phi = 100 * value / (1 + base)
-    return KeskarSharpness(phi, value, base, epsilon, evaluations + 1)
+    else:
+        noise = Noise(w, seed)
+        A = torch.stack([noise[i] for i in range(subspace)], -1)  # (k, p)
+        # A⁺ w in float64, which not every device has
+        q, triangle = torch.linalg.qr(A.cpu().double())
+        right = q.mT @ w.cpu().double().mT
+        centre = torch.linalg.solve_triangular(triangle, right, upper=True).mT.to(w)
+        found = _search(loss, w, box.at(centre), A, steps, restarts, seed + 1)
+    return replace(found, values=100 * found.rise / (1 + found.loss))
 
 
+@over_members
 def gradient_norm(loss: Loss, w: Tensor) -> Tensor:
     """Euclidean norm of the gradient of L_S.
 
@@ -423,20 +341,12 @@ def gradient_norm(loss: Loss, w: Tensor) -> Tensor:
 
     Args:
         loss: the surface.
-        w: (k,) or (members, k).
-
-    Returns:
-        () or (members,).
-
-    Raises:
-        TypeError: if ``loss`` is no ``Loss``.
-        ValueError: if w has another shape than the network's or is not finite.
+        w: (..., k).
     """
-    members, single = checked(loss, w)
-    norm = torch.linalg.vector_norm(loss.gradient(members), dim=-1)
-    return norm[0] if single else norm
+    return torch.linalg.vector_norm(loss.gradient(wide(w)), dim=-1)
 
 
+@over_members
 def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
     """Fisher-Rao norm of the weights, the square of Liang et al.'s definition.
 
@@ -449,19 +359,12 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
 
     Args:
         loss: its criterion must average over examples, as ``Loss`` asks.
-        w: (k,) or (members, k).
-
-    Returns:
-        () or (members,).
-
-    Raises:
-        TypeError: if ``loss`` is no ``Loss``.
-        ValueError: if w has another shape than the network's or is not finite.
+        w: (..., k).
 
     Reference: Liang, Poggio, Rakhlin, Stokes (2019), Fisher-Rao metric, geometry, and
     complexity of neural networks, definition 2.
     """
-    w, single = checked(loss, w)
+    w = wide(w)
     leaves = {n: p.detach().requires_grad_() for n, p in loss.net.unflatten(w).items()}
     total = torch.zeros_like(w[:, 0])
     for x, y, share in loss.chunks(w):
@@ -487,9 +390,10 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
             (change,) = torch.autograd.grad(along, u)
         slope = (residual * logits.shape[1] * change).unsqueeze(-1).flatten(2).sum(-1)
         total = total + share * slope.square().mean(-1)
-    return total[0] if single else total
+    return total
 
 
+@over_members
 def relative_flatness(loss: Loss, w: Tensor, layer: str | None = None) -> Tensor:
     """Relative flatness of one dense layer, exactly.
 
@@ -501,22 +405,14 @@ def relative_flatness(loss: Loss, w: Tensor, layer: str | None = None) -> Tensor
 
     Args:
         loss: the surface; its criterion must average over examples.
-        w: (k,) or (members, k).
+        w: (..., k).
         layer: name of an ``nn.Linear`` in the module; by default the last one.
-
-    Returns:
-        () or (members,).
-
-    Raises:
-        TypeError: if ``loss`` is no ``Loss``.
-        ValueError: if w has another shape than the network's or is not finite, if there
-            is no such layer, or if it is not applied once to one vector per example.
 
     Reference: Petzka, Kamp, Adilova, Sminchisescu, Boley (2021), Relative flatness and
     generalization, definition 3.
     """
-    members, single = checked(loss, w)
-    module = loss.net.module(members[0])
+    w = wide(w)
+    module = loss.net.module(w[0])
     names = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
     if layer is None and names:
         layer = names[-1]
@@ -526,8 +422,7 @@ def relative_flatness(loss: Loss, w: Tensor, layer: str | None = None) -> Tensor
         )
     if loss.own_labels:
         raise ValueError("the members have labels of their own; measure them in turn")
-    kappa = torch.stack([_relative_flatness(loss, one, layer) for one in members])
-    return kappa[0] if single else kappa
+    return torch.stack([_relative_flatness(loss, one, layer) for one in w])
 
 
 def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
@@ -579,116 +474,9 @@ def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
     return total
 
 
-def _outputs(module: nn.Module, x) -> Tensor:
+def _outputs(module: nn.Module, x: Any) -> Tensor:
     if isinstance(x, Mapping):
         output = module(**x)
     else:
         output = module(*x) if isinstance(x, tuple | list) else module(x)
     return output if isinstance(output, Tensor) else output.logits
-
-
-def pac_bayes_sharpness(
-    loss: Loss,
-    w: Tensor,
-    *,
-    deviation: float = 0.1,
-    magnitude_aware: bool = False,
-    floor: float = 1e-3,
-    measure: str = "accuracy",
-    samples: int = 16,
-    seed: int = 0,
-) -> PacBayes:
-    """The sharpness 1 / sigma² of PAC-Bayes bounds, for the largest tolerated sigma.
-
-    sigma is the largest standard deviation of Gaussian noise under which the training
-    accuracy falls, or the loss rises, by no more than ``deviation`` on average. The
-    noise is N(0, sigma²) on every weight, or, where magnitude-aware,
-    N(0, sigma² w_i² + floor²) (Jiang et al. 2020, sections C.2 and C.3).
-
-    The search is by bisection over sigma with the same draws at every sigma. All
-    members get the same draws, in antithetic pairs.
-
-    Args:
-        loss: the surface.
-        w: (k,) or (members, k).
-        deviation: fall of the accuracy (a fraction) or rise of the loss allowed.
-        magnitude_aware: whether the noise is proportional to the weights.
-        floor: absolute noise under the magnitude-aware one, so that zero weights move.
-        measure: "accuracy" or "loss".
-        samples: evaluations at every sigma, an even number of at least 4.
-        seed: of the draws.
-
-    Returns:
-        A ``PacBayes``; without an axis of members where w has none.
-
-    Raises:
-        TypeError: if ``loss`` is no ``Loss``.
-        ValueError: if w has another shape than the network's or is not finite, or an
-            argument is out of range.
-    """
-    if measure not in ("accuracy", "loss"):
-        raise ValueError(f"measure is {measure!r}, expected 'accuracy' or 'loss'")
-    if floor < 0:
-        raise ValueError(f"floor is {floor}, expected at least 0")
-    w, single = checked(loss, w)
-
-    def value(points):
-        return loss(points) if measure == "loss" else -loss.accuracy(points)
-
-    def scale(sigma):
-        if not magnitude_aware:
-            return sigma[:, None].expand(w.shape)
-        return ((sigma[:, None] * w).square() + floor**2).sqrt()
-
-    start = torch.full_like(w[:, 0], 0.1)
-    if not magnitude_aware:
-        start = start * w.square().mean(-1).sqrt().clamp_min(1e-3)
-    sigma, error, rise = tolerated(
-        loss, value, w, scale, start, deviation, samples, seed, "PAC-Bayes sharpness"
-    )
-    if single:
-        sigma, error, rise = sigma[0], error[0], rise[0]
-    return PacBayes(sigma**-2, sigma, error, rise)
-
-
-def condition_number(
-    loss: Loss, w: Tensor, *, tol: float = 1e-3, seed: int = 0
-) -> ConditionNumber:
-    """Ratio of the largest to the smallest Hessian eigenvalue, and a warning.
-
-    The ratio says how elongated the surface is and nothing about how sharp: 1000 times
-    the identity has the ratio 1. Where the smallest eigenvalue is not positive, which
-    is the rule for trained networks, or smaller than the error with which it is known,
-    the number means nothing; ``meaningful`` says so and a warning is given.
-
-    Args:
-        loss: the surface.
-        w: (k,) or (members, k).
-        tol: of the eigenvalues, as in ``eigenvalues``.
-        seed: of the random start vectors.
-
-    Returns:
-        A ``ConditionNumber``; without an axis of members where w has none.
-
-    Raises:
-        TypeError: if ``loss`` is no ``Loss``.
-        ValueError: if w has another shape than the network's or is not finite.
-    """
-    from flatlab.hessian import Hessian
-    from flatlab.spectra import NORM_SHARE, eigenvalues
-
-    checked(loss, w)
-    found = eigenvalues(Hessian(loss, w), which="both", tol=tol, seed=seed)
-    largest, smallest = found.values[..., 0], found.values[..., 1]
-    norm = found.values.abs().amax(-1)
-    error = torch.maximum(found.residuals[..., 1], tol * NORM_SHARE * norm)
-    meaningful = (smallest > error) & found.converged
-    if not bool(meaningful.all()):
-        warnings.warn(
-            f"the smallest Hessian eigenvalue of {int((~meaningful).sum())} of "
-            f"{meaningful.numel()} members is not positive, or too small to be told "
-            "from zero: their ratio is no condition number",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return ConditionNumber(largest / smallest, largest, smallest, meaningful)

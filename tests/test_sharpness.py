@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import warnings
 
 import pytest
 import torch
@@ -15,13 +14,12 @@ from flatlab import models
 from flatlab.loss import Loss
 from flatlab.neighbourhoods import adaptive_ball, ball, keskar_box
 from flatlab.network import Network
+from flatlab.noise import pac_bayes_sharpness
 from flatlab.sharpness import (
     average_sharpness,
-    condition_number,
     fisher_rao_norm,
     gradient_norm,
     keskar_sharpness,
-    pac_bayes_sharpness,
     relative_flatness,
     worst_case_sharpness,
 )
@@ -336,8 +334,7 @@ def test_average_on_a_quadratic_is_half_a_weighted_trace(name):
     make, scale, rho, p = NEIGHBOURHOODS[name]
     loss, H, _, w = quadratic(1, (2, 2), (2,), definite=True)
     sigma = rho / math.sqrt(3) if p == math.inf else rho / math.sqrt(6)
-    found = average_sharpness(loss, w, make(), tol=0.05)
-    assert found.converged.all()
+    found = average_sharpness(loss, w, make(), samples=4096)
     assert (found.standard_error <= 0.05 * found.values).all()
     torch.testing.assert_close(found.sigma, w.new_full((3,), sigma))
     for i in range(3):
@@ -368,14 +365,6 @@ def test_standard_errors_are_those_of_repetition():
     assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(200)
 
 
-def test_an_average_out_of_reach_is_said():
-    loss, _, _, w = quadratic(1, (2, 2), (2,))
-    with pytest.warns(RuntimeWarning, match="did not reach"):
-        found = average_sharpness(loss, w, ball(0.5), tol=1e-4, max_samples=100)
-    assert not found.converged.all()
-    assert found.samples <= 100
-
-
 # ------------------------------------------------------------------------- Keskar
 
 
@@ -392,7 +381,7 @@ def test_keskar_in_a_subspace_is_the_closed_form_of_a_linear_loss():
     linear = Loss(loss.net, (loss.x, loss.y), lambda z, y: 5 + z @ b)
     found = keskar_sharpness(linear, w, 1e-2, subspace=3, seed=9)
     # A is recovered from what is public: the span of the points found
-    from flatlab.evaluation import Noise
+    from flatlab.noise import Noise
 
     noise = Noise(w, 9)
     A = torch.stack([noise[i] for i in range(3)], -1)
@@ -554,20 +543,6 @@ def test_pac_bayes_by_accuracy_keeps_the_deviation():
     assert larger.sigma > found.sigma
 
 
-def test_condition_number_warns_where_it_means_nothing():
-    loss, H, _, w = quadratic(1, (2, 2), (2,), definite=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = condition_number(loss, w[0])
-    values = torch.linalg.eigvalsh(H)
-    assert found.meaningful.item()
-    assert found.values.item() == pytest.approx((values[-1] / values[0]).item(), 1e-2)
-    indefinite, _, _, w = quadratic(1, (2, 2), (2,))
-    with pytest.warns(RuntimeWarning, match="no condition number"):
-        found = condition_number(indefinite, w)
-    assert found.meaningful.shape == (3,) and not found.meaningful.any()
-
-
 def test_bad_input_says_what_is_expected():
     loss, w = problem()
     with pytest.raises(TypeError, match="Neighbourhood"):
@@ -583,8 +558,6 @@ def test_bad_input_says_what_is_expected():
     for samples in (2, 7):
         with pytest.raises(ValueError, match="even number"):
             average_sharpness(loss, w, ball(0.05), samples=samples)
-    with pytest.raises(ValueError, match="tol"):
-        average_sharpness(loss, w, ball(0.05), tol=2.0)
     with pytest.raises(ValueError, match="subspace"):
         keskar_sharpness(loss, w, subspace=10**6)
     with pytest.raises(ValueError, match="measure"):
@@ -593,3 +566,87 @@ def test_bad_input_says_what_is_expected():
         pac_bayes_sharpness(loss, w, deviation=0.0)
     with pytest.raises(ValueError, match="floor"):
         pac_bayes_sharpness(loss, w, floor=-1.0)
+
+
+# ------------------------------------------------------- where no number is right
+
+
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.t = torch.nn.Parameter(torch.tensor([0.5, 0.0]))
+
+    def forward(self, x):
+        return self.t.expand(len(x), 2) * 1.0
+
+
+def at_a_point(criterion):
+    return Loss(Network(Two()), (torch.zeros(4, 1), torch.zeros(4)), criterion)
+
+
+@pytest.mark.parametrize("p", [2, math.inf])
+def test_a_start_without_a_loss_does_not_hide_the_others(p):
+    def criterion(z, y):  # no number beyond 0.6
+        return z[:, 1] ** 2 + 0.2 * z[:, 0] + 0 * torch.sqrt(0.6 - z[:, 0])
+
+    loss, w = at_a_point(criterion), torch.tensor([0.5, 0.0]).double()
+    found = worst_case_sharpness(loss, w, ball(0.3, p))
+    # the whole height is free: 0.09 and up to 0.02 from the first coordinate
+    assert 0.08 < found.values.item() <= 0.11
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        worst_case_sharpness(loss, w + 0.2, ball(0.3, p))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        average_sharpness(loss, w + 0.2, ball(0.3, p))
+
+
+def test_a_network_without_a_gradient_is_not_flat():
+    loss = at_a_point(lambda z, y: z[:, 0].detach() ** 2 + 0 * z[:, 1])
+    with pytest.raises(ValueError, match="no gradient reaches"):
+        worst_case_sharpness(loss, torch.tensor([0.5, 0.0]), ball(0.3))
+
+
+def test_a_network_that_draws_is_refused():
+    loss = at_a_point(lambda z, y: z[:, 0] ** 2 * (1 + torch.rand(())))
+    w = torch.tensor([0.5, 0.1])
+    for measure in (worst_case_sharpness, average_sharpness):
+        with pytest.raises(ValueError, match="at random"):
+            measure(loss, w, ball(1e-6))
+    with pytest.raises(ValueError, match="at random"):
+        pac_bayes_sharpness(loss, w, measure="loss")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_measured_on_the_surface_of_single_precision(dtype):
+    loss, w = problem()
+    half = w.to(dtype)
+    for measure in (
+        lambda v: worst_case_sharpness(loss, v, keskar_box(5e-4)).values,
+        lambda v: average_sharpness(loss, v, ball(0.1)).values,
+        lambda v: keskar_sharpness(loss, v).values,
+        lambda v: pac_bayes_sharpness(loss, v, measure="loss", samples=4).sigma,
+    ):
+        torch.testing.assert_close(measure(half), measure(half.float()))
+
+
+def test_rounding_of_the_loss_is_in_the_standard_error():
+    loss, w = problem()
+    single = average_sharpness(loss, w.float(), ball(1e-5))
+    double = average_sharpness(loss, w.float().double(), ball(1e-5))
+    off = (single.values - double.values).abs()
+    assert (off <= 4 * single.standard_error).all()
+
+
+def test_leading_axes_come_back():
+    loss, w = problem()
+    w = torch.stack([w, w + 0.1])
+    found = worst_case_sharpness(loss, w, ball(0.1), steps=2)
+    assert found.values.shape == w.shape[:2] and found.epsilon.shape == w.shape
+    average = average_sharpness(loss, w, ball(torch.rand(w.shape[:2]) + 0.1), samples=4)
+    assert average.values.shape == average.sigma.shape == w.shape[:2]
+
+
+def test_one_output_has_no_accuracy():
+    net = Network(torch.nn.Linear(3, 1))
+    loss = Loss(net, (torch.randn(5, 3), torch.ones(5)), lambda z, y: z.square().mean())
+    with pytest.raises(ValueError, match="measure='loss'"):
+        pac_bayes_sharpness(loss, net.weights())

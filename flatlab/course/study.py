@@ -39,13 +39,12 @@ from flatlab.loss import Loss
 from flatlab.models import mlp
 from flatlab.neighbourhoods import adaptive_ball, ball
 from flatlab.network import Network
-from flatlab.precision import bits_per_weight
+from flatlab.noise import bits_per_weight, pac_bayes_sharpness
 from flatlab.sharpness import (
     average_sharpness,
     fisher_rao_norm,
     gradient_norm,
     keskar_sharpness,
-    pac_bayes_sharpness,
     relative_flatness,
     worst_case_sharpness,
 )

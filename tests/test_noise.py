@@ -1,4 +1,4 @@
-"""Bits per weight and tolerated noise against closed forms and exhaustive search."""
+"""Noise and rounding of the weights against closed forms and exhaustive search."""
 
 import math
 
@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flatlab import models
+from flatlab import models, noise
 from flatlab.loss import Loss
 from flatlab.network import Network
-from flatlab.precision import bits_per_weight, quantise, tolerated_noise
+from flatlab.noise import bits_per_weight, quantise, tolerated_noise
 
 
 class Point(nn.Module):
@@ -184,7 +184,7 @@ def test_relative_noise_ignores_a_rescaling_and_absolute_noise_does_not(log_alph
 @pytest.mark.parametrize("own", [False, True])
 def test_members_are_measured_as_if_alone(own):
     loss, w = network_problem(own)
-    bits, noise = bits_per_weight(loss, w), tolerated_noise(loss, w, samples=4)
+    bits, found = bits_per_weight(loss, w), tolerated_noise(loss, w, samples=4)
     for i in range(3):
         one = Loss(loss.net, (loss.x, loss.y[i])) if own else loss
         alone = bits_per_weight(one, w[i])
@@ -194,7 +194,7 @@ def test_members_are_measured_as_if_alone(own):
             alone.rise_coarser, bits.rise_coarser[i], equal_nan=True
         )
         alone = tolerated_noise(one, w[i], samples=4)
-        torch.testing.assert_close(alone.values, noise.values[i], rtol=3e-3, atol=0)
+        torch.testing.assert_close(alone.values, found.values[i], rtol=3e-3, atol=0)
 
 
 def test_bad_input_says_what_is_expected():
@@ -218,3 +218,77 @@ def test_bad_input_says_what_is_expected():
             function(loss, w * torch.nan)
         with pytest.raises(TypeError, match="Loss"):
             function(loss.net, w)
+
+
+# ------------------------------------------------------------------------- points
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("rows", [2**13, 100])
+def test_points_together_are_points_in_turn(own, rows, monkeypatch):
+    monkeypatch.setattr(noise, "MOST_ROWS", rows)
+    loss, w = network_problem(own)
+    points = torch.stack([w, 2 * w, -w, w + 1])
+    expected = torch.stack([loss(p) for p in points])
+    torch.testing.assert_close(noise.at_points(loss, loss, iter(points)), expected)
+    value, gradient = noise.at_points(loss, loss.value_and_gradient, points)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(
+        gradient, torch.stack([loss.gradient(p) for p in points])
+    )
+
+
+def test_noise_depends_on_its_number_and_seed_alone():
+    w = torch.zeros(2, 7, dtype=torch.float64)
+    late = noise.Noise(w, 5)[3]
+    first = noise.Noise(w[:1].float(), 5)
+    assert [first[i] for i in range(4)][3].double().equal(late)
+    assert not noise.Noise(w, 6)[3].equal(late)
+    before = torch.random.get_rng_state()
+    noise.Noise(w, 1)[0]
+    assert torch.random.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 4.0])
+def test_the_largest_sigma_inverts_a_known_rise(power):
+    slope = torch.tensor([1e-6, 1.0, 3e4], dtype=torch.float64)
+
+    def rise_at(sigma):
+        calls.append(sigma)
+        return slope * sigma**power, 0.01 * slope * sigma**power
+
+    calls = []
+    sigma, error, rise = noise.largest_sigma(
+        rise_at, 0.1, torch.full_like(slope, 0.3), "test"
+    )
+    expected = (0.1 / slope) ** (1 / power)
+    torch.testing.assert_close(sigma, expected, rtol=1e-3, atol=0)
+    assert (sigma <= expected * (1 + 1e-9)).all()
+    torch.testing.assert_close(rise, slope * sigma**power)
+    # one per cent of the rise is one per cent / power of sigma
+    torch.testing.assert_close(error, 0.01 * sigma / power, rtol=0.1, atol=0)
+    assert len(calls) < 40
+
+
+def test_noise_without_effect_is_tolerated_without_end():
+    start = torch.ones(3)
+    kinds = torch.tensor([0.0, 1.0, torch.nan])
+
+    def rise_at(sigma):
+        return torch.where(kinds == 1, sigma**2, kinds), torch.zeros(3)
+
+    sigma, error, _ = noise.largest_sigma(rise_at, 0.25, start, "test")
+    assert sigma[0] == torch.inf
+    assert sigma[1].item() == pytest.approx(0.5, rel=1e-3)
+    assert sigma[2] == 0  # a loss that is not a number is no loss to accept
+    assert error[[0, 2]].isnan().all()
+
+
+def test_a_step_of_the_rise_is_found_from_below():
+    def rise_at(sigma):
+        return (sigma > 0.37).double(), torch.zeros_like(sigma)
+
+    start = torch.tensor([1e-4, 0.2, 50.0], dtype=torch.float64)
+    sigma, _, rise = noise.largest_sigma(rise_at, 0.1, start, "test")
+    assert (rise == 0).all()
+    assert ((sigma <= 0.37) & (sigma > 0.369)).all()

@@ -1,0 +1,480 @@
+"""Noise on the weights: how much is tolerated, and how few bits are enough.
+
+A flat minimum needs few bits to be written down: that is the link from flatness to
+description length (Hochreiter and Schmidhuber 1997; Hinton and van Camp 1993).
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flatlab.loss import Loss
+from flatlab.network import Layout, over_members
+from flatlab.progress import progress
+
+# Weights and points evaluated at once. Measured on a CPU: nets of 10,000 weights gain
+# from being evaluated together, nets of 100,000 lose.
+GROUP_NUMBERS = {"cpu": 2**17, "other": 2**26}
+MOST_POINTS = {"cpu": 16, "other": 1024}
+# Examples x networks of one evaluation on a CPU: beyond it the activations leave the
+# cache, and 64 nets together take longer than one after another.
+MOST_ROWS = 2**13
+# Widths tried: from fine to coarse by whole bits, then by this fraction of a bit.
+_MOST_BITS = 16
+_PARTS = 16
+
+
+def wide(w: Tensor) -> Tensor:
+    """Weights in float32 at least: a rise is lost in the rounding of a half."""
+    return w.to(torch.promote_types(w.dtype, torch.float32))
+
+
+def at_points(loss: Loss, measure: Callable, points: Iterable[Tensor]):
+    """A measure at several points per member, many evaluated as one ensemble.
+
+    Args:
+        loss: whose data are used.
+        measure: ``loss`` or a method of it: (members, k) to (members, ...) or a tuple
+            of such.
+        points: each (members, k); they may be made one by one.
+
+    Returns:
+        (points, members, ...), or a tuple of such.
+    """
+    found: list[tuple[Tensor, ...]] = []
+    single = True
+
+    def evaluate(group: list[Tensor]) -> None:
+        nonlocal single
+        if loss.own_labels:  # which member a point belongs to must be seen
+            parts = [measure(torch.stack(group))]
+            single = isinstance(parts[0], Tensor)
+            found.append((parts[0],) if single else parts[0])
+            return
+        flat, size = torch.cat(group), len(group) * len(group[0])
+        if flat.device.type == "cpu":
+            k = flat.shape[-1]
+            size = max(1, min(MOST_ROWS // loss.n, GROUP_NUMBERS["cpu"] // k))
+        parts = [measure(part) for part in flat.split(size)]
+        single = isinstance(parts[0], Tensor)
+        columns = [parts] if single else zip(*parts, strict=True)
+        shape = (len(group), len(group[0]))
+        found.append(tuple(torch.cat(c).unflatten(0, shape) for c in columns))
+
+    group: list[Tensor] = []
+    for point in points:
+        kind = "cpu" if point.device.type == "cpu" else "other"
+        group.append(point)
+        most = min(MOST_POINTS[kind], GROUP_NUMBERS[kind] // point.numel())
+        if len(group) >= most:
+            evaluate(group)
+            group = []
+    if group:
+        evaluate(group)
+    result = tuple(torch.cat(column) for column in zip(*found, strict=True))
+    return result[0] if single else result
+
+
+class Noise:
+    """Standard normal vectors of k numbers: the i-th depends on the seed and i alone.
+
+    All members get the same vectors, so that differences between members are not
+    blurred by different draws.
+    """
+
+    def __init__(self, w: Tensor, seed: int) -> None:
+        self.like = w
+        self._generator = torch.Generator("cpu").manual_seed(seed)
+        self._drawn: list[Tensor] = []
+
+    def __getitem__(self, i: int) -> Tensor:
+        while len(self._drawn) <= i:
+            z = torch.randn(
+                self.like.shape[-1],
+                generator=self._generator,
+                dtype=torch.float32,
+                device="cpu",
+            )
+            self._drawn.append(z.to(self.like))
+        return self._drawn[i]
+
+
+def rises(
+    loss: Loss,
+    measure: Callable[[Tensor], Tensor],
+    w: Tensor,
+    base: Tensor,
+    scale: Tensor,
+    noise: Noise,
+    pairs: int,
+) -> Tensor:
+    """Rise of a measure under noise, each draw averaged with its mirror image.
+
+    The mirror image cancels the slope at w exactly, which is pure noise otherwise.
+
+    Args:
+        loss: whose data are used.
+        measure: (members, k) to (members,).
+        w: (members, k).
+        base: (members,) the measure at w.
+        scale: (members, k) or (members, 1) standard deviation of every coordinate.
+        noise: its first ``pairs`` draws are used.
+        pairs: how many.
+
+    Returns:
+        (pairs, members).
+    """
+    signed = (w + s * scale * noise[i] for i in range(pairs) for s in (1, -1))
+    values = at_points(loss, measure, signed)
+    return values.unflatten(0, (pairs, 2)).mean(1) - base
+
+
+def largest_sigma(
+    rise_at: Callable[[Tensor], tuple[Tensor, Tensor]],
+    target: float,
+    start: Tensor,
+    label: str,
+    tol: float = 1e-3,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Per member, the largest noise whose mean rise does not exceed a target.
+
+    The noise grows from ``start`` until the target is first exceeded; the bracket is
+    then narrowed to ``tol`` by interpolation on logarithmic axes. ``rise_at`` gives
+    rises and their standard errors, from the same draws at every scale. Returns the
+    noise (infinite where none is too much, 0 where every one is), its standard error,
+    and the rise there.
+    """
+    infinity = torch.full_like(start, torch.inf)
+    sigma, low, high = start.clone(), torch.zeros_like(start), infinity.clone()
+    rise_low, rise_high = torch.zeros_like(start), infinity.clone()
+    error_low = torch.zeros_like(start)
+    with progress(60, label) as bar:
+        for step in range(60):
+            rise, error = rise_at(sigma)
+            meets = rise <= target  # False for NaN
+            low = torch.where(meets, sigma, low)
+            rise_low = torch.where(meets, rise, rise_low)
+            error_low = torch.where(meets, error, error_low)
+            high = torch.where(meets, high, sigma)
+            rise_high = torch.where(meets, rise_high, rise)
+            bar.update(1)
+            if bool((high <= low * (1 + tol)).all()):
+                break
+            # at small noise the rise grows as sigma squared
+            law = (target / rise.clamp_min(1e-30)).sqrt().nan_to_num(0.0)
+            wider = sigma * (1.1 * law).clamp(1.2, 4)
+            narrower = sigma * (0.9 * law).clamp(1 / 16, 0.8)
+            span = (high / low).log()
+            share = (target / rise_low).log() / (rise_high / rise_low).log()
+            usable = share.isfinite() & (rise_low > 0) & (step % 3 != 2)
+            # a margin around the guess closes the bracket from both sides
+            aim = torch.where(usable, share, 0.5)
+            aim = aim + 0.3 * tol / span * (1 if step % 2 else -1)
+            inside = low * (span * aim.clamp(0.02, 0.98)).exp()
+            done = high <= low * (1 + tol)
+            sigma = torch.where(done, low, inside)
+            sigma = torch.where(high.isinf(), wider, sigma)
+            sigma = torch.where(low == 0, narrower, sigma)
+    found = high.isfinite() & (low > 0)
+    probe = torch.where(found, 1.05 * low, start)
+    slope = (rise_at(probe)[0] - rise_low) / (probe - low)
+    value = torch.where(high.isinf(), high, low)
+    error = torch.where(found & (slope > 0), error_low / slope, torch.nan)
+    return value, error, rise_low
+
+
+def check_samples(samples: int) -> None:
+    """Raise unless a number of antithetic samples allows a standard error."""
+    if samples < 4 or samples % 2:
+        raise ValueError(
+            f"samples is {samples}, expected an even number of at least 4 (they come "
+            "in pairs, and one pair has no standard error)"
+        )
+
+
+def check_finite(value: Tensor, what: str) -> None:
+    """Raise where a measure at w, (members, ...), is no number to compare with."""
+    bad = (~value.isfinite().flatten(1).all(1)) if value.ndim > 1 else ~value.isfinite()
+    if bool(bad.any()):
+        raise ValueError(
+            f"{what} of members {bad.nonzero().flatten().tolist()} is NaN or infinite "
+            "at w: there is nothing to compare its surroundings with"
+        )
+
+
+def check_same(first: Tensor, second: Tensor) -> None:
+    """Raise where two evaluations at the same w differ by more than rounding."""
+    most = torch.finfo(first.dtype).eps ** 0.5 * (1 + first.abs())
+    if bool(((first - second).abs() > most).any()):
+        raise ValueError(
+            f"two evaluations at the same weights give {first.tolist()} and "
+            f"{second.tolist()}: the network draws at random, or computes something "
+            "else where gradients are asked for; its noise would count as sharpness"
+        )
+
+
+@dataclass(frozen=True)
+class Tolerated:
+    """The largest Gaussian noise on the weights under which a measure stays in bounds.
+
+    Attributes:
+        values: (members,) what was asked for: sigma, or 1 / sigma squared.
+        sigma: (members,) in units of w or, if relative, as a share of each weight's
+            absolute value; infinite where no noise is too much.
+        standard_error: (members,) of ``sigma``, from the draws and the local slope.
+        rise: (members,) mean rise at ``sigma``.
+    """
+
+    values: Tensor
+    sigma: Tensor
+    standard_error: Tensor
+    rise: Tensor
+
+
+def _tolerated(
+    loss: Loss,
+    measure: Callable[[Tensor], Tensor],
+    w: Tensor,
+    scale: Callable[[Tensor], Tensor],
+    relative: bool,
+    rise: float,
+    samples: int,
+    seed: int,
+    label: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest sigma whose noise ``scale(sigma)`` keeps the mean rise of a measure."""
+    check_samples(samples)
+    if not (rise > 0 and math.isfinite(rise)):
+        raise ValueError(f"the rise allowed is {rise}, expected a positive number")
+    noise, base, pairs = Noise(w, seed), measure(w), samples // 2
+    check_finite(base, "the measure")
+    check_same(base, measure(w))
+    start = torch.full_like(w[:, 0], 0.1)
+    if not relative:
+        start = start * w.square().mean(-1).sqrt().clamp_min(1e-3)
+
+    def rise_at(sigma: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = rises(loss, measure, w, base, scale(sigma), noise, pairs)
+        return drawn.mean(0), drawn.std(0) / math.sqrt(pairs)
+
+    return largest_sigma(rise_at, rise, start, label)
+
+
+@over_members
+def tolerated_noise(
+    loss: Loss,
+    w: Tensor,
+    rise: float = 0.1,
+    *,
+    relative: bool = False,
+    samples: int = 32,
+    seed: int = 0,
+) -> Tolerated:
+    """Largest Gaussian noise on the weights whose mean rise of the loss is ``rise``.
+
+    Absolute noise is N(0, sigma²) on every weight; relative noise is N(0, sigma² w_i²),
+    which is unchanged by a rescaling of layers or units that leaves the function as it
+    is. To second order the mean rise is ½ sigma² Σ t_i² H_ii with t_i = 1 or
+    ``|w_i|``. sigma is found by bisection with the same draws at every sigma; all
+    members get the same draws, in antithetic pairs.
+
+    Args:
+        loss: the surface.
+        w: (..., k).
+        rise: of the loss, positive.
+        relative: whether the noise is proportional to the weights.
+        samples: evaluations at every sigma, an even number of at least 4.
+        seed: of the draws.
+    """
+    w = wide(w)
+    size = w.abs() if relative else torch.ones_like(w)
+    sigma, error, found = _tolerated(
+        loss,
+        loss,
+        w,
+        lambda sigma: sigma[:, None] * size,
+        relative,
+        rise,
+        samples,
+        seed,
+        "tolerated noise",
+    )
+    return Tolerated(sigma, sigma, error, found)
+
+
+@over_members
+def pac_bayes_sharpness(
+    loss: Loss,
+    w: Tensor,
+    *,
+    deviation: float = 0.1,
+    magnitude_aware: bool = False,
+    floor: float = 1e-3,
+    measure: str = "accuracy",
+    samples: int = 16,
+    seed: int = 0,
+) -> Tolerated:
+    """The sharpness 1 / sigma² of PAC-Bayes bounds, for the largest tolerated sigma.
+
+    sigma is the largest standard deviation of Gaussian noise under which the training
+    accuracy falls, or the loss rises, by no more than ``deviation`` on average. The
+    noise is N(0, sigma²) on every weight, or, where magnitude-aware,
+    N(0, sigma² w_i² + floor²) (Jiang et al. 2020, sections C.2 and C.3).
+
+    The search is by bisection over sigma with the same draws at every sigma. All
+    members get the same draws, in antithetic pairs.
+
+    Args:
+        loss: the surface.
+        w: (..., k).
+        deviation: fall of the accuracy (a fraction) or rise of the loss allowed.
+        magnitude_aware: whether the noise is proportional to the weights.
+        floor: absolute noise under the magnitude-aware one, so that zero weights move.
+        measure: "accuracy" or "loss".
+        samples: evaluations at every sigma, an even number of at least 4.
+        seed: of the draws.
+    """
+    if measure not in ("accuracy", "loss"):
+        raise ValueError(f"measure is {measure!r}, expected 'accuracy' or 'loss'")
+    if floor < 0:
+        raise ValueError(f"floor is {floor}, expected at least 0")
+    w = wide(w)
+    if measure == "accuracy" and loss.logits(w[:1]).shape[2:] in ((), (1,)):
+        raise ValueError("one output has no accuracy: use measure='loss'")
+
+    def value(points: Tensor) -> Tensor:
+        return loss(points) if measure == "loss" else -loss.accuracy(points)
+
+    def scale(sigma: Tensor) -> Tensor:
+        if not magnitude_aware:
+            return sigma[:, None].expand(w.shape)
+        return ((sigma[:, None] * w).square() + floor**2).sqrt()
+
+    sigma, error, rise = _tolerated(
+        loss,
+        value,
+        w,
+        scale,
+        magnitude_aware,
+        deviation,
+        samples,
+        seed,
+        "PAC-Bayes sharpness",
+    )
+    return Tolerated(sigma**-2, sigma, error, rise)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The coarsest grid on which the weights may be written.
+
+    Attributes:
+        bits: (members,) bits per weight, log2 of ``levels``; infinite where 16 bits
+            are not enough.
+        levels: (members,) points of every parameter's grid.
+        rise: (members,) rise of the loss at ``levels``.
+        rise_coarser: (members,) rise on the next coarser grid that was tried, which is
+            too much; NaN where even two levels are enough.
+        total: (members,) bits for all weights together.
+    """
+
+    bits: Tensor
+    levels: Tensor
+    rise: Tensor
+    rise_coarser: Tensor
+    total: Tensor
+
+
+def quantise(w: Tensor, layout: Layout, levels: int | Tensor) -> Tensor:
+    """Weights rounded to a symmetric grid, one grid for each parameter tensor.
+
+    The grid of a parameter has ``levels`` equally spaced points from -m to m, with m
+    the largest absolute value in it: log2(levels) bits per weight. Odd numbers of
+    levels contain zero.
+
+    Args:
+        w: (..., k).
+        layout: the network's, ``net.layout``.
+        levels: an integer of at least 2, or (members,) integers.
+    """
+    if w.shape[-1] != layout.k:
+        raise ValueError(
+            f"w has shape {tuple(w.shape)}, expected a last axis of {layout.k}"
+        )
+    levels = torch.as_tensor(levels, device=w.device)
+    if levels.is_floating_point() or not bool((levels >= 2).all()):
+        raise ValueError(f"levels is {levels}, expected integers of at least 2")
+    if levels.shape not in ((), w.shape[:-1]):
+        raise ValueError(
+            f"levels has shape {tuple(levels.shape)}, expected one number or one for "
+            "each member"
+        )
+    gaps = (levels - 1).to(w.dtype)[..., None]
+    out = torch.empty_like(w)
+    for part in layout.slices:
+        values = w[..., part]
+        most = values.abs().amax(-1, keepdim=True)
+        step = 2 * most / gaps
+        place = ((values + most) / step).round()
+        # a parameter of zeros has a grid of one point
+        out[..., part] = torch.where(most > 0, place * step - most, 0)
+    return out
+
+
+@over_members
+def bits_per_weight(loss: Loss, w: Tensor, rise: float = 0.1) -> Precision:
+    """Fewest bits per weight at which the loss rises by less than ``rise``.
+
+    Grids are tried from fine to coarse, by whole bits and then by sixteenths of a bit
+    (or by single levels, where these are coarser); the result is the last grid before
+    the first that costs too much. A coarser grid may do by luck; it does not count.
+
+    Args:
+        loss: the surface.
+        w: (..., k).
+        rise: of the loss, positive.
+
+    Reference: Hochreiter and Schmidhuber (1997), Flat minima; Rissanen (1978), Modeling
+    by shortest data description.
+    """
+    if not (rise > 0 and math.isfinite(rise)):
+        raise ValueError(f"the rise allowed is {rise}, expected a positive number")
+    w = wide(w)
+    layout, base = loss.net.layout, loss(w)
+    check_finite(base, "the loss")
+    found = torch.zeros(len(w), dtype=torch.int64, device=w.device)
+    at_found, at_next = (torch.full_like(base, torch.nan) for _ in range(2))
+
+    def attempt(levels: Tensor, active: Tensor) -> Tensor:
+        """Try one grid for each active member; return which of them it is enough for.
+
+        Members with labels of their own cannot leave the ensemble: they all go along.
+        """
+        nonlocal found, at_found, at_next
+        asked = torch.ones_like(active) if loss.own_labels else active
+        cost = torch.full_like(base, torch.nan)
+        if bool(active.any()):
+            rough = quantise(w[asked], layout, levels[asked])
+            cost[asked] = loss(rough) - base[asked]
+        good = active & (cost < rise)
+        found = torch.where(good, levels, found)
+        at_found = torch.where(good, cost, at_found)
+        at_next = torch.where(active & ~good, cost, at_next)
+        bar.update(1)
+        return good
+
+    with progress(_MOST_BITS + _PARTS - 1, "bits per weight") as bar:
+        active = torch.ones_like(found, dtype=torch.bool)
+        for bits in range(_MOST_BITS, 0, -1):
+            active = attempt(torch.full_like(found, 2**bits), active)
+        active, whole = (found > 0) & ~active, found
+        for i in range(1, _PARTS):
+            levels = (whole * 2 ** (-i / _PARTS)).round().long()
+            new = active & (levels < found)  # neighbours may round to the same number
+            active = active & (attempt(levels, new) | ~new)
+    at_next = torch.where(found == 2, torch.nan, at_next)
+    bits = torch.where(found > 0, found.to(w.dtype).log2(), torch.inf)
+    return Precision(bits, found, at_found, at_next, bits * w.shape[-1])
