@@ -5,12 +5,7 @@ is a function of the two, and w carries a leading axis of members.
 """
 
 from flatlab import data, intervals, models, optim
-from flatlab.attacks import (
-    manifold_pgd,
-    pca_manifold,
-    pgd,
-    relabelled_adversarial_dataset,
-)
+from flatlab.attacks import manifold_pgd, pca_manifold, pgd
 from flatlab.bounds import (
     examples_needed,
     kl_inverse,
@@ -99,7 +94,6 @@ __all__ = [
     "plane",
     "project",
     "quantise",
-    "relabelled_adversarial_dataset",
     "relative_flatness",
     "rescale_layers",
     "rescale_units",

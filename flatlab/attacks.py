@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flatlab.data import Dataset
 from flatlab.loss import CHUNK_ELEMENTS
 from flatlab.neighbourhoods import ball
-from flatlab.network import Network
+from flatlab.network import Network, over_members
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Attack:
     latent: Tensor | None = None
 
 
+@over_members
 def pgd(
     net: Network,
     w: Tensor,
@@ -66,7 +66,7 @@ def pgd(
 
     Args:
         net: the network.
-        w: (k,) or (members, k).
+        w: (..., k).
         x: (n, ...) clean inputs, the same for all members; moved to the place and
             dtype of w.
         y: (n,) or (members, n) int64: the true labels or, for a targeted attack, the
@@ -102,9 +102,10 @@ def pgd(
     units = max(net.activations(x[:2]), x[0].numel())
     size = max(1, CHUNK_ELEMENTS // (len(search.w) * units))
     best = search.run(x, None, box, restarts, random_start, seed, size)
-    return _attack(best, best[0], None, w.ndim == 1)
+    return Attack(*best)
 
 
+@over_members
 def manifold_pgd(
     net: Network,
     w: Tensor,
@@ -128,7 +129,7 @@ def manifold_pgd(
 
     Args:
         net: the network.
-        w: (k,) or (members, k) weights.
+        w: (..., k).
         z: (n, latent) coordinates of the clean inputs.
         decode: differentiable function from (members, n, latent) coordinates to
             (members, n, ...) inputs, such as ``PCAManifold.decode``. It always gets
@@ -163,15 +164,7 @@ def manifold_pgd(
         )
     best = search.run(z, decode, None, restarts, random_start, seed, len(z))
     with torch.no_grad():
-        return _attack(best, decode(best[0]), best[0], w.ndim == 1)
-
-
-def _attack(best, x_adversarial, latent, single) -> Attack:
-    _, success, loss, norm = best
-    fields = (x_adversarial, success, loss, norm, latent)
-    if single:
-        fields = (None if field is None else field[0] for field in fields)
-    return Attack(*fields)
+        return Attack(decode(best[0]), *best[1:], latent=best[0])
 
 
 # -- the search ----------------------------------------------------------------------
@@ -181,16 +174,14 @@ class _Search:
     """Projected gradient ascent from several starts, for all members at once."""
 
     def __init__(self, net, w, y, n, radius, p, steps, step_size, targeted):
-        net.check(w)
-        self.net, self.w = net, w.detach().reshape(-1, net.k)
-        members = len(self.w)
+        self.net, self.w, members = net, w, len(w)
         if not (isinstance(y, Tensor) and y.dtype == torch.int64):
             given = y.dtype if isinstance(y, Tensor) else type(y).__name__
             raise TypeError(f"y is {given}, expected an int64 tensor")
-        if y.shape != (n,) and (w.ndim == 1 or y.shape != (members, n)):
-            own = "" if w.ndim == 1 else f" or ({members}, {n})"
+        if y.shape[-1:] != (n,) or y.shape[:-1].numel() not in (1, members):
+            own = "" if members == 1 else f" or ({members}, {n})"
             raise ValueError(f"y has shape {tuple(y.shape)}, expected ({n},){own}")
-        self.y = y.to(w.device).expand(members, n)
+        self.y = y.to(w.device).reshape(-1, n).expand(members, n)
         if p not in (2, math.inf):
             raise ValueError(f"p must be 2 or math.inf, got {p!r}")
         if steps < 1:
@@ -219,7 +210,7 @@ class _Search:
         """Best points, whether they succeed, their losses and norms, per example."""
         if restarts < 1:
             raise ValueError(f"restarts must be at least 1, got {restarts}")
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         flat = centre.flatten(1)
         parts = [slice(i, i + size) for i in range(0, len(flat), size)]
         best = [self._clean(centre[part], part, decode) for part in parts]
@@ -227,8 +218,9 @@ class _Search:
             noise = None
             if random_start or restart:
                 # in float64, so that both dtypes start from the same points
-                unit = torch.zeros(flat.shape, dtype=torch.float64)
-                noise = ball(1.0, self.p).at(unit).sample(generator=generator).to(flat)
+                unit = torch.zeros(flat.shape, dtype=torch.float64, device="cpu")
+                noise = ball(1.0, self.p).at(unit).sample(generator=generator)
+                noise = noise.to(flat.dtype).to(flat.device)
             for i, part in enumerate(parts):
                 start = None if noise is None else noise[part]
                 self._climb(centre[part], part, decode, box, start, best[i])
@@ -334,8 +326,8 @@ def project(
     meets, order = meets.sort(dim=-1)
     room_sorted, size_sorted = room.gather(-1, order), size.gather(-1, order)
     # squared norm from the coordinates clipped before the i-th, and from the others
-    stuck = room_sorted.square().cumsum(-1) - room_sorted.square()
-    free = size_sorted.square().flip(-1).cumsum(-1).flip(-1)
+    stuck = _running_sum(room_sorted.square()) - room_sorted.square()
+    free = _running_sum(size_sorted.square().flip(-1)).flip(-1)
     squared = radius.square()
     norms = stuck + torch.where(free > 0, meets.square() * free, 0)
     i = (norms < squared).sum(-1, keepdim=True).clamp_max(delta.shape[-1] - 1)
@@ -343,6 +335,13 @@ def project(
     s = (rest.clamp_min(0) / torch.where(slope > 0, slope, 1)).sqrt()
     cut = delta.sign() * torch.minimum(s * size, room)
     return torch.where(outside, _shrink(cut, radius), clipped)
+
+
+def _running_sum(x: Tensor) -> Tensor:
+    """The cumulative sum, also where it has no deterministic kernel: on the CPU."""
+    if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return x.cpu().cumsum(-1).to(x.device)
+    return x.cumsum(-1)
 
 
 def _shrink(delta, radius):
@@ -474,9 +473,11 @@ class PCAManifold:
         if self.by_class != (y is not None):
             expected = "needs" if self.by_class else "takes no"
             raise ValueError(f"this manifold {expected} classes y: see pca_manifold")
-        group = torch.zeros(1, dtype=torch.int64) if y is None else y
+        group = torch.zeros(1, dtype=torch.int64, device="cpu") if y is None else y
         parts = (self.mean, self.components, self.scale)
-        return tuple(part.to(like)[group.to(like.device)] for part in parts)
+        # rounded before it moves: not every device has float64
+        placed = (part.to(like.dtype).to(like.device) for part in parts)
+        return tuple(part[group.to(like.device)] for part in placed)
 
 
 def pca_manifold(x: Tensor, k: int, y: Tensor | None = None) -> PCAManifold:
@@ -510,7 +511,7 @@ def pca_manifold(x: Tensor, k: int, y: Tensor | None = None) -> PCAManifold:
         groups = [x[y == label] for label in range(int(y.max()) + 1)]
     fitted = []
     for label, group in enumerate(groups):
-        flat = group.flatten(1).double()
+        flat = group.flatten(1).cpu().double()
         mean = flat.mean(0)
         _, scale, components = torch.linalg.svd(flat - mean, full_matrices=False)
         noise = max(flat.shape) * torch.finfo(flat.dtype).eps
@@ -528,81 +529,3 @@ def pca_manifold(x: Tensor, k: int, y: Tensor | None = None) -> PCAManifold:
         fitted.append((mean, components, scale[:k] / math.sqrt(len(flat))))
     parts = (torch.stack(column) for column in zip(*fitted, strict=True))
     return PCAManifold(*parts, x.shape[1:], y is not None)
-
-
-# -- features that are not bugs ------------------------------------------------------
-
-
-def relabelled_adversarial_dataset(
-    net: Network,
-    w: Tensor,
-    data: Dataset,
-    *,
-    kind: str,
-    radius: float,
-    p: float = 2,
-    steps: int = 100,
-    step_size: float | None = None,
-    seed: int = 0,
-    box: tuple[float, float] | None = None,
-) -> Dataset:
-    """Make inputs that look like one class and carry the label of another.
-
-    Every train input is attacked towards a target class, and the target becomes its
-    label (Ilyas et al. 2019, section 3.2). A network trained on the result that does
-    well on the untouched test split has learned from the perturbations.
-
-    Args:
-        net: the network to attack.
-        w: (k,) its weights.
-        data: a ``Dataset``.
-        kind: ``"random"``, a uniform target, the true class included, independent of
-            the image (the paper's D_rand); or ``"deterministic"``, the class after the
-            true one (D_det), for which the image itself speaks against the label.
-        radius: as for ``pgd``.
-        p: as for ``pgd``.
-        steps: as for ``pgd``.
-        step_size: as for ``pgd``.
-        seed: of the targets.
-        box: as for ``pgd``.
-
-    Returns:
-        A ``Dataset``: ``train.x`` perturbed, ``train.y`` the targets, ``train.clean_y``
-        the true labels; validation and test as they were.
-
-    Raises:
-        ValueError: ``kind`` is unknown, w has members, or as ``pgd``.
-    """
-    net.check(w)
-    if w.ndim != 1:
-        raise ValueError(
-            f"w has shape {tuple(w.shape)}, expected one network ({net.k},): a data "
-            "set holds one version of each input"
-        )
-    truth = data.train.clean_y
-    if kind == "random":
-        generator = torch.Generator().manual_seed(seed)
-        target = torch.randint(data.classes, truth.shape, generator=generator)
-        target = target.to(truth.device)
-    elif kind == "deterministic":
-        target = (truth + 1) % data.classes
-    else:
-        raise ValueError(f"kind must be 'random' or 'deterministic', got {kind!r}")
-    found = pgd(
-        net,
-        w,
-        data.train.x,
-        target,
-        radius=radius,
-        p=p,
-        steps=steps,
-        step_size=step_size,
-        targeted=True,
-        box=box,
-    )
-    x = found.x_adversarial.to(data.train.x)
-    return replace(
-        data,
-        train=replace(data.train, x=x, y=target),
-        name=f"{data.name}, {kind} relabelled adversarial",
-    )

@@ -12,7 +12,6 @@ from sklearn.decomposition import PCA
 from torch.nn import functional as F
 
 from flatlab import attacks as a
-from flatlab import data as d
 from flatlab import models
 from flatlab.network import Network
 
@@ -360,6 +359,7 @@ def test_nothing_of_the_callers_is_touched(convolutional):
         ({"box": (0, 0.5)}, ValueError, "outside the box"),
         ({"box": (1, 0)}, ValueError, "lo < hi"),
         ({"w": torch.zeros(4)}, ValueError, "another network"),
+        ({"w": torch.full((3, 259), torch.nan)}, ValueError, "NaN or infinite"),
     ],
 )
 def test_bad_attacks_are_refused(curved, change, error, says):
@@ -497,72 +497,3 @@ def test_bad_manifolds_are_refused(cloud, curved):
         a.manifold_pgd(net, w, z, lambda z: one.decode(z)[:, 0, 0].flatten(1), y, 0.5)
     with pytest.raises(ValueError, match="radius"):
         a.manifold_pgd(net, w, z, one.decode, y, 0.0)
-
-
-# -- relabelled data
-
-
-@pytest.fixture(scope="module")
-def images(convolutional):
-    _, _, x, y = convolutional
-    x = x.repeat(12, 1, 1, 1)
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(5))
-    examples = d.Examples((x + noise) / 2, y.repeat(12))
-    return d.Dataset(examples, examples[:5], examples[5:10], 4, "images")
-
-
-@pytest.mark.parametrize("kind", ["random", "deterministic"])
-def test_relabelled_data_carry_the_target_and_keep_the_truth(
-    convolutional, images, kind
-):
-    net, w, _, _ = convolutional
-    made = a.relabelled_adversarial_dataset(
-        net, w[0], images, kind=kind, radius=1.0, steps=10, box=(0, 1), seed=3
-    )
-    train, truth = made.train, images.train.y
-    assert made.validation is images.validation and made.test is images.test
-    assert torch.equal(train.clean_y, truth) and kind in made.name
-    assert (train.x - images.train.x).flatten(1).norm(dim=1).max() <= 1 + 1e-6
-    assert train.x.min() >= 0 and train.x.max() <= 1
-    # the attack is a targeted one: the new labels become likelier
-    before = F.cross_entropy(net(w[0], images.train.x), train.y, reduction="none")
-    after = F.cross_entropy(net(w[0], train.x), train.y, reduction="none")
-    assert (after < before).all()
-    direct = a.pgd(
-        net,
-        w[0],
-        images.train.x,
-        train.y,
-        radius=1.0,
-        steps=10,
-        targeted=True,
-        box=(0, 1),
-    )
-    assert torch.equal(train.x, direct.x_adversarial)
-    if kind == "deterministic":
-        assert torch.equal(train.y, (truth + 1) % 4)
-
-
-def test_random_targets_are_uniform_and_ignore_the_truth(convolutional):
-    net, w, _, _ = convolutional
-    n = 2000
-    y = torch.arange(n) % 4
-    examples = d.Examples(torch.rand(n, 1, 6, 6), y)
-    data = d.Dataset(examples, examples[:1], examples[:1], 4, "many")
-    options = {"kind": "random", "radius": 0.1, "steps": 1}
-    made = [
-        a.relabelled_adversarial_dataset(net, w[0], data, seed=s, **options).train.y
-        for s in (0, 0, 1)
-    ]
-    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
-    counts = torch.bincount(4 * y + made[0], minlength=16).double()
-    chi2 = float(((counts - n / 16) ** 2 / (n / 16)).sum())
-    assert chi2 < 32.9  # the 99.9 % point of chi-squared with 12 degrees of freedom
-
-
-def test_bad_relabelled_data_are_refused(convolutional, images):
-    net, w, _, _ = convolutional
-    with pytest.raises(ValueError, match="'both'"):
-        a.relabelled_adversarial_dataset(net, w[0], images, kind="both", radius=1)
-    with pytest.raises(ValueError, match="expected one network"):
-        a.relabelled_adversarial_dataset(net, w, images, kind="random", radius=1)
