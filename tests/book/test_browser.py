@@ -150,7 +150,8 @@ def look(browser, url, host):
                 wrong["axe"] += violations(page)
         resize(page, WIDTHS[0])
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
-        wrong["axe"] += violations(page, "color-contrast", "target-size")
+        beside = f"{CODE}, .sig"
+        wrong["axe"] += violations(page, "color-contrast", "target-size", beside=beside)
         wrong["axe"] += violations(page, "scrollable-region-focusable", beside="svg")
     return wrong
 
