@@ -8,9 +8,8 @@ a letter for a pixel ("A" is 0, "Q" is 16), go to ``book/_static/live_digits.js`
 
 from pathlib import Path
 
-import torch
-
 import flatlab as fl
+import torch
 
 TRAIN, TEST = 200, 300
 TARGET = Path(__file__).parents[1] / "_static" / "live_digits.js"

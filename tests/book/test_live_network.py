@@ -33,7 +33,7 @@ def write_page(path, attributes="", before=""):
         '<!doctype html><html lang="en" data-theme="light"><head>'
         '<meta charset="utf-8"><title>Live</title>'
         f'<meta name="viewport" content="width=device-width">{styles}</head>'
-        f'<body style="margin:0"><main>{before}'
+        f'<body style="margin:0"><main><h1>Live</h1>{before}'
         '<figure class="live-figure"><p>The static figure.</p></figure>'
         f'<div class="live-network" {attributes}></div></main>{scripts}</body></html>',
         encoding="utf-8",
@@ -234,7 +234,7 @@ def test_buttons_and_sliders(shown, way):
     assert steps_of(page) == [0]  # who asked for less motion begins it
     press("Step")
     assert steps_of(page) == [1]
-    assert "step 1," in page.get_by_role("status").inner_text().lower()
+    assert "step 1," in page.locator(".ln-status").inner_text().lower()
     before = ink(page)
     press("Train")
     page.wait_for_function("liveNetwork.shown[0].runs[0].steps > 50")
@@ -263,8 +263,10 @@ def test_buttons_and_sliders(shown, way):
     page.get_by_label("seed").select_option("3")
     settle(page)
     assert page.locator(".ln-readings").inner_text() != first
-    assert page.locator("canvas").first.get_attribute("aria-label").startswith(
-        "training loss over the steps: run A went from"
+    assert (
+        page.locator("canvas")
+        .first.get_attribute("aria-label")
+        .startswith("training loss over the steps: run A went from")
     )
 
 
