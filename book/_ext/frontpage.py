@@ -50,8 +50,8 @@ FLATTEST = (
     {
         "held": "the flattest network need not be the one that is right about new "
         "examples",
-        "held in part": "the flattest network is not always the one that is right about "
-        "new examples",
+        "held in part": "the flattest network is not always the one that is right "
+        "about new examples",
         "did not hold": "the flattest networks are also those that are right about new "
         "examples",
         "not tested at this scale": "whether the flattest are also the best cannot be "

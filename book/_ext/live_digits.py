@@ -26,7 +26,8 @@ def script():
     return (
         "// Written by book/_ext/live_digits.py: 200 training and 300 test digits of\n"
         "// scikit-learn's, 64 letters each, from A (0) to Q (16).\n"
-        f'globalThis.liveDigits = {{\n  labels: "{labels}",\n  pixels: "{pixels}",\n}};\n'
+        f'globalThis.liveDigits = {{\n  labels: "{labels}",\n'
+        f'  pixels: "{pixels}",\n}};\n'
     )
 
 
