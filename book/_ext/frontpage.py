@@ -73,6 +73,7 @@ def counts(root):
 def listed(counter):
     """``22 held, 18 held in part and 5 did not hold``."""
     parts = [f"{counter[group]} {group}" for group in GROUPS if counter[group]]
+    parts = [part.replace(" not tested", " were not tested") for part in parts]
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
 
 
@@ -84,8 +85,8 @@ def answer(root):
     post, papers = (sum(of[who].values()) for who in ("post", "papers"))
     return (
         f"{helps}, and {flattest}. Of the {post} claims of one blog post on the "
-        f"subject, {listed(of['post'])}; of {papers} claims of the papers behind it, "
-        f"{listed(of['papers'])}."
+        f"subject, {of['post']['held']} held on our networks; of {papers} claims of "
+        f"the papers behind it, {of['papers']['held']}."
     )
 
 

@@ -2,7 +2,7 @@
 
     python book/_ext/live_figure.py
 
-The network of the page, trained by ``flatlab`` with three settings: λmax over the steps.
+λmax over the steps of the page's network, trained by ``flatlab`` in three ways.
 """
 
 from pathlib import Path
@@ -81,8 +81,8 @@ def figure(found):
         )
     ends = "; ".join(f"{k}: {v[0]:.0f} to {v[-1]:.0f}" for k, v in found.items())
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Largest eigenvalue '
-        f'of the Hessian over {STEPS:,} steps of gradient descent. {ends}.">\n'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Largest '
+        f'eigenvalue of the Hessian over {STEPS:,} steps of gradient descent. {ends}.">\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )

@@ -1,4 +1,4 @@
-"""The network that trains in the page: its mathematics against flatlab, and its buttons."""
+"""The network that trains in the page: against flatlab, and as readers use it."""
 
 import sys
 
@@ -177,7 +177,8 @@ def test_mini_batches_are_repeatable_and_go_through_all_examples(shown):
         """() => {
           const { Network, Run } = liveNetwork;
           const settings = { lr: 0.1, batch: 8, rho: 0.05, decay: 0 };
-          const runs = [1, 1, 2].map((s) => new Run(new Network(liveDigits), settings, s));
+          const net = () => new Network(liveDigits);
+          const runs = [1, 1, 2].map((s) => new Run(net(), settings, s));
           const seen = [];
           for (let i = 0; i < 25; i += 1) {
             for (const run of runs) run.step();
