@@ -82,9 +82,8 @@ def figure(found):
     ends = "; ".join(f"{k}: {v[0]:.0f} to {v[-1]:.0f}" for k, v in found.items())
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Largest '
-        f'eigenvalue of the Hessian over {STEPS:,} steps of gradient descent. {ends}.">\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
+        f"eigenvalue of the Hessian over {STEPS:,} steps of gradient descent. "
+        f'{ends}.">\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
 

@@ -249,6 +249,7 @@ def test_buttons_and_sliders(shown, way):
     if way == "keys":
         rho.press("End")
     else:
+        rho.scroll_into_view_if_needed()
         box = rho.bounding_box()
         tap = page.mouse.click if way == "mouse" else page.touchscreen.tap
         tap(box["x"] + box["width"] - 3, box["y"] + box["height"] / 2)
