@@ -67,9 +67,12 @@ def toy(tmp_path_factory):
         source = ROOT / "book" / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, root / "book" / name)
-    shutil.copy(ROOT / "_config.yml", root)
+    for name in ("_config.yml", "CITATION.cff"):
+        shutil.copy(ROOT / name, root)
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/toy\n")
-    (root / "flatlab").mkdir()
+    (root / "flatlab/course/explorers").mkdir(parents=True)
+    sheet = "flatlab/course/explorers/explorers.css"
+    shutil.copy(ROOT / sheet, root / sheet)
     (root / "flatlab" / "value.py").write_text('"""Value."""\nVALUE = "first"\n')
     write_notebook(root, TOY)
     return root

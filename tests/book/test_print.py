@@ -69,8 +69,8 @@ def printed(request, tmp_path_factory):
     (folder / "book").mkdir()
     for name in ("_ext", "_static", "references.bib"):
         (folder / "book" / name).symlink_to(ROOT / "book" / name)
-    (folder / "_config.yml").symlink_to(ROOT / "_config.yml")
-    (folder / "flatlab").symlink_to(ROOT / "flatlab")
+    for name in ("_config.yml", "CITATION.cff", "flatlab"):
+        (folder / name).symlink_to(ROOT / name)
     (folder / "_toc.yml").write_text(
         "format: jb-book\nroot: book/index\nchapters:\n- file: book/second\n"
     )
