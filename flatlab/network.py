@@ -4,14 +4,18 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._pytree import tree_leaves, tree_map
 
 Parameters = dict[str, Tensor]
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -21,24 +25,16 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Layout:
     """Where every coordinate of w lives in the module.
 
-    Attributes:
-        names: name of every trained parameter, in the order of the coordinates.
-        shapes: shape of every parameter.
-        slices: range of coordinates that every parameter occupies.
-        filter: (k,) int64; coordinates with the same number form one filter: a row
-            along dimension 0 of a parameter with two or more dimensions. Every
-            coordinate of a bias or scale is a filter of its own.
-        layer: (k,) int64; coordinates with the same number belong to one submodule.
-        is_bias: (k,) bool; True for parameters with fewer than two dimensions (biases,
-            and the scales and shifts of normalisation layers).
+    A filter is a row along dimension 0 of a parameter with two or more dimensions;
+    every coordinate of a bias or scale is a filter of its own.
     """
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
     slices: tuple[slice, ...]
-    filter: Tensor
-    layer: Tensor
-    is_bias: Tensor
+    filter: Tensor  # (k,) int64, the same number for coordinates of one filter
+    layer: Tensor  # (k,) int64, the same number for coordinates of one submodule
+    is_bias: Tensor  # (k,) bool, of parameters with fewer than two dimensions
 
     @property
     def k(self) -> int:
@@ -50,14 +46,7 @@ class Layout:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor]) -> "Layout":
-        """Layout of named parameters, laid end to end.
-
-        Args:
-            parameters: name and tensor of every parameter.
-
-        Returns:
-            The layout, on the CPU.
-        """
+        """Layout of named parameters, laid end to end, on the CPU."""
         start, slices, filters, layers, biases = 0, [], [], [], []
         layer_of: dict[str, int] = {}
         next_filter = 0
@@ -67,15 +56,13 @@ class Layout:
             start += size
             is_bias = parameter.ndim < 2
             count = size if is_bias else parameter.shape[0]
-            filters.append(
-                next_filter + torch.arange(count).repeat_interleave(size // count)
-            )
+            index = torch.arange(next_filter, next_filter + count, device="cpu")
+            filters.append(index.repeat_interleave(size // max(count, 1)))
             next_filter += count
             owner = name.rpartition(".")[0]
-            layers.append(
-                torch.full((size,), layer_of.setdefault(owner, len(layer_of)))
-            )
-            biases.append(torch.full((size,), is_bias))
+            place = layer_of.setdefault(owner, len(layer_of))
+            layers.append(torch.full((size,), place, device="cpu"))
+            biases.append(torch.full((size,), is_bias, device="cpu"))
         return cls(
             names=tuple(parameters),
             shapes=tuple(p.shape for p in parameters.values()),
@@ -89,14 +76,8 @@ class Layout:
         """The same layout with its index tensors on ``device``."""
         if self.filter.device == torch.device(device):
             return self
-        return Layout(
-            self.names,
-            self.shapes,
-            self.slices,
-            self.filter.to(device),
-            self.layer.to(device),
-            self.is_bias.to(device),
-        )
+        index = {n: getattr(self, n).to(device) for n in ("filter", "layer", "is_bias")}
+        return replace(self, **index)
 
 
 class _Dropout(nn.Module):
@@ -109,22 +90,15 @@ class _Dropout(nn.Module):
     def __init__(self, p: float, channels: bool):
         super().__init__()
         self.p, self.channels = p, channels
-        self.register_buffer("mask", torch.ones(()), persistent=False)
+        self.register_buffer("mask", torch.ones((), device="cpu"), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return x if self.mask.ndim == 0 else x * self.mask
 
 
 _POINTWISE = (
-    nn.ReLU,
-    nn.Tanh,
-    nn.GELU,
-    nn.Sigmoid,
-    nn.SiLU,
-    nn.ELU,
-    nn.Softplus,
-    nn.LeakyReLU,
-    nn.Identity,
+    *(nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.SiLU),
+    *(nn.ELU, nn.Softplus, nn.LeakyReLU, nn.Identity),
 )
 
 
@@ -145,9 +119,9 @@ class Network:
             ``module(**x)`` for a dict of inputs and ``module(*x)`` for a tuple; an
             output with an attribute ``logits`` stands for those logits.
 
-    Raises:
-        TypeError: if ``module`` is no ``nn.Module``.
-        ValueError: if it has no trainable parameter.
+    The first evaluation looks at two examples and refuses, with a ``ValueError``, a
+    module that draws random numbers, whose copy computes something else than it does
+    (a ``forward`` that is a closure over it), or that hides a weight from autograd.
     """
 
     def __init__(self, module: nn.Module):
@@ -156,9 +130,22 @@ class Network:
                 f"Network takes an nn.Module, got {type(module).__name__}; "
                 "pass the model itself, not its state_dict or its class"
             )
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
+            raise TypeError(
+                "a scripted or traced module cannot be evaluated at other weights; "
+                "pass the module that went into torch.jit.script or trace"
+            )
         self._source = module
         self._skeleton = copy.deepcopy(module).eval().requires_grad_(False)
         self._replace_dropout(self._skeleton)
+        for part in self._skeleton.modules():
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+                part.sparse = False  # sparse gradients have no derivative
+        self._places = _places(self._skeleton)
+        self._examined = self._recomputes = False
+        self._vmaps = True
         trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not trained:
             raise ValueError("the module has no parameter with requires_grad=True")
@@ -192,13 +179,8 @@ class Network:
     ) -> Tensor:
         """Fresh initialisations, by each layer's own ``reset_parameters``.
 
-        Torch's global random state is left as it was.
-
-        Args:
-            seeds: one seed, or one per member.
-            dtype: of the result; by default the module's. The values are those of the
-                module's dtype, so that float64 starts from the same point as float32.
-            device: of the result; by default the module's.
+        Torch's global random state is left as it was. Values are drawn in the module's
+        dtype, so that float64 starts from the same point as float32.
 
         Returns:
             (k,) for one seed, (members, k) for several.
@@ -210,12 +192,11 @@ class Network:
         single = isinstance(seeds, int)
         scratch = copy.deepcopy(self._source).cpu()
         resets = []
-        for module in scratch.modules():
-            reset = getattr(module, "reset_parameters", None) or getattr(
-                module, "_reset_parameters", None
-            )
-            if reset is not None:
-                resets.append(reset)
+        for module in _children_first(scratch):
+            for name in ("reset_parameters", "_reset_parameters"):
+                if callable(getattr(module, name, None)):
+                    resets.append(getattr(module, name))
+                    break
         parameters = dict(scratch.named_parameters())
         rows = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -255,27 +236,12 @@ class Network:
             )
 
     def unflatten(self, w: Tensor) -> Parameters:
-        """Views of w as named parameters.
-
-        Args:
-            w: (k,) or (members, k).
-
-        Returns:
-            Name to tensor, each of shape ``(*shape,)`` or ``(members, *shape)``.
-        """
+        """Views of w, (..., k), as named parameters, (..., *shape)."""
         lead = w.shape[:-1]
         return {n: w[..., s].reshape((*lead, *shape)) for n, shape, s in self.layout}
 
     def flatten(self, parameters: Mapping[str, Tensor], members: bool) -> Tensor:
-        """Inverse of ``unflatten``.
-
-        Args:
-            parameters: name to tensor.
-            members: whether the tensors have a leading axis of members.
-
-        Returns:
-            (k,) or (members, k).
-        """
+        """Inverse of ``unflatten``; ``members`` says whether there is such an axis."""
         parts = [parameters[name] for name in self.layout.names]
         return torch.cat(
             [p.reshape((*p.shape[: int(members)], -1)) for p in parts], dim=-1
@@ -288,14 +254,7 @@ class Network:
         return self._layouts[device]
 
     def module(self, w: Tensor) -> nn.Module:
-        """A copy of the module that holds the weights of one member.
-
-        Args:
-            w: (k,).
-
-        Returns:
-            An independent ``nn.Module`` in the mode, dtype and place of w.
-        """
+        """An independent module that holds the weights w, (k,), in their dtype."""
         self.check(w)
         if w.ndim != 1:
             raise ValueError(
@@ -312,14 +271,11 @@ class Network:
     # --------------------------------------------------------------- evaluation
 
     def __call__(self, w: Tensor, x) -> Tensor:
-        """Logits of every member on the same inputs.
+        """Logits, (..., n, classes), of w, (..., k), on the same inputs.
 
         Args:
-            w: (k,) or (members, k).
+            w: (..., k); the result is differentiable in it.
             x: (n, ...) inputs, or a dict or tuple of such.
-
-        Returns:
-            (n, classes) or (members, n, classes).
         """
         self.check(w)
         if w.ndim == 1:
@@ -345,38 +301,58 @@ class Network:
             own_inputs: whether every member has inputs of its own.
             masks: dropout masks by name, as ``dropout_masks`` describes; each
                 (members, n, ...) or, without members, (n, ...).
-
-        Returns:
-            (n, classes) or (members, n, classes).
         """
-        if self._dense is not None and self._flattens(x, members and own_inputs):
-            return self._evaluate_dense(parameters, x, members, own_inputs, masks or {})
+        masks = masks or {}
+        own_inputs = own_inputs and members
+        if not self._examined:
+            few = select(x, 0) if own_inputs else x
+            self._examine(select(few, slice(2)), next(iter(parameters.values())))
+        if self._dense is not None and self._flattens(x, own_inputs):
+            if not _has_any_global_hook():
+                return self._evaluate_dense(parameters, x, members, own_inputs, masks)
         like = next(iter(parameters.values()))
+        state = {**parameters, **masks}
         fixed = self._fixed(like)
         if not members:
-            return self._run({**fixed, **parameters, **(masks or {})}, x)
-        if like.is_cuda:
+            return self._run({**fixed, **state}, x)
+        if like.is_cuda and len(like) > 1 and self._vmaps:
 
-            def one(p, m, inputs):
-                return self._run({**fixed, **p, **m}, inputs)
+            def one(own, inputs):
+                return self._run({**fixed, **own}, inputs)
 
-            return vmap(one, in_dims=(0, 0, 0 if own_inputs else None))(
-                parameters, masks or {}, x
-            )
+            try:
+                return vmap(one, in_dims=(0, 0 if own_inputs else None))(state, x)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # an operation that has no batching rule
+                self._vmaps = False
         outputs = []
         for i in range(like.shape[0]):
-            own = {n: p[i] for n, p in (*parameters.items(), *(masks or {}).items())}
-            outputs.append(self._run({**fixed, **own}, x[i] if own_inputs else x))
+            own = {name: value[i] for name, value in state.items()}
+            outputs.append(self._run({**fixed, **own}, select(x, i) if own_inputs else x))
         return torch.stack(outputs)
 
-    def _run(self, state: Parameters, x) -> Tensor:
-        # copies: a module may work on its inputs in place
-        if isinstance(x, Mapping):
-            inputs = (), {name: _copy(value) for name, value in x.items()}
-        else:
-            parts = x if isinstance(x, tuple | list) else (x,)
-            inputs = tuple(map(_copy, parts)), {}
-        output = functional_call(self._skeleton, state, *inputs)
+    def _run(self, state: Parameters, x, module: nn.Module | None = None) -> Tensor:
+        """The output of the structure, or of another module, with this state."""
+        x = tree_map(_copy, x)  # a module may work on its inputs in place
+        named = x if isinstance(x, Mapping) else {}
+        inputs = () if named else x if isinstance(x, tuple | list) else (x,)
+        with self._plainly():
+            if module is not None:
+                output = module(*inputs, **named)
+            elif self._recomputes:
+                # what is computed again in the backward pass needs these weights still
+                places = dict(self._skeleton.named_parameters())
+                places.update(self._skeleton.named_buffers())
+                memo = {id(places[n]): value for n, value in state.items()}
+                output = copy.deepcopy(self._skeleton, memo)(*inputs, **named)
+            else:
+                # each place once: functional_call's own ties go wrong where a module
+                # stands at two places
+                values = {p: state[n] for p, n in self._places.items() if n in state}
+                output = functional_call(
+                    self._skeleton, values, inputs, named, tie_weights=False
+                )
         if isinstance(output, Tensor):
             return output
         if not isinstance(getattr(output, "logits", None), Tensor):
@@ -386,6 +362,103 @@ class Network:
                 "the output to measure"
             )
         return output.logits
+
+    @contextmanager
+    def _plainly(self) -> Iterator[None]:
+        """Without attention's forward-only path and without compilation."""
+        with ExitStack() as stack:
+            if any("_orig_mod" in m._modules for m in self._skeleton.modules()):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            fast = torch.backends.mha.get_fastpath_enabled()
+            stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+
+    def _examine(self, x, like: Tensor) -> None:
+        """Look once at what would give wrong numbers without a word; x is (2, ...)."""
+        devices = [like.device] if like.is_cuda else []
+        buffers = {b: b.clone() for b in self._source.buffers()}
+        modes = {m: m.training for m in self._source.modules()}
+        try:
+            with (
+                torch.random.fork_rng(devices),
+                torch.inference_mode(False),
+                torch.enable_grad(),
+            ):
+                own = self.weights().to(like)
+                i = torch.arange(self.k, device=like.device)
+                # away from its own weights, where a copy that keeps them shows
+                point = own * (1 + 0.1 * i.cos()) + 0.01 * i.sin()
+                self._examine_derivatives(x, self.unflatten(point.to(like)))
+                for module in modes:
+                    module.training = False
+                self._examine_copy(x)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            with torch.no_grad():
+                for buffer, value in buffers.items():
+                    if not torch.equal(buffer, value):
+                        buffer.copy_(value)
+        self._examined = True
+
+    def _examine_derivatives(self, x, values: Parameters) -> None:
+        leaves = {n: p.detach().clone().requires_grad_() for n, p in values.items()}
+        state = {**self._fixed(next(iter(leaves.values()))), **leaves}
+        said = "computes again"
+        try:
+            with disable_saved_tensors_hooks(said):
+                output = self._run(state, x)
+        except RuntimeError as error:
+            if said not in str(error):
+                raise
+            self._recomputes = True
+            output = self._run(state, x)
+        with torch.no_grad():
+            again = self._run(state, x)
+        if not _close(output, again):
+            raise ValueError(
+                "the network gives another output at the second call with the same "
+                "weights and inputs: it draws random numbers, or keeps a state"
+            )
+        if _reaches(output, self._source.parameters()):
+            raise ValueError(
+                "a copy of the module still uses the module's own weights: a forward "
+                "or hook is a function that holds on to the module. Subclass it, or "
+                "wrap it in an nn.Module that calls it"
+            )
+        if output.grad_fn is None:
+            raise ValueError(
+                "no weight reaches the output through autograd: is it computed under "
+                "no_grad, detached, or in a reentrant checkpoint?"
+            )
+        slopes = torch.autograd.grad(
+            output.sum(), list(leaves.values()), retain_graph=True, allow_unused=True
+        )
+        hidden = [n for n, g in zip(leaves, slopes, strict=True) if g is None]
+        with torch.no_grad():
+            moved = {n: 0.9 * leaves[n] + 0.01 for n in hidden}
+            if hidden and not _close(self._run({**state, **moved}, x), output):
+                raise ValueError(
+                    f"the output depends on {hidden}, but autograd does not see how: "
+                    "are they detached, used under no_grad or in a reentrant "
+                    "checkpoint?"
+                )
+            if self._dense is not None and self._flattens(x, False):
+                dense = self._evaluate_dense(leaves, x, False, False, {})
+                if not _close(dense, output):
+                    self._dense = None  # a layer that does more than its type says
+
+    @torch.no_grad()
+    def _examine_copy(self, x) -> None:
+        own = self.weights()
+        x = place(x, own.device, own.dtype)
+        copied = self._run({**self._fixed(own), **self.unflatten(own)}, x)
+        if not _close(copied, self._run({}, x, self._source)):
+            raise ValueError(
+                "a copy of the module gives another output than the module itself; "
+                "pass a module whose copy.deepcopy computes the same"
+            )
 
     def _fixed(self, like: Tensor) -> Parameters:
         """Buffers and frozen parameters of the module, as they are now."""
@@ -404,7 +477,7 @@ class Network:
 
     def _evaluate_dense(self, parameters, x, members, own_inputs, masks) -> Tensor:
         lead = 2 if members and own_inputs else 1
-        for name, layer in self._dense:
+        for name, layer in self._dense or ():
             if isinstance(layer, nn.Linear):
                 weight = parameters[f"{name}.weight"]
                 bias = parameters.get(f"{name}.bias")
@@ -434,7 +507,10 @@ class Network:
     def _dense_stack(self) -> list[tuple[str, nn.Module]] | None:
         """Layers in order if the module is a dense stack of its own, else None."""
         # hooks, tied or frozen parameters would be missed by the batched products
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
+        hooked = any(
+            m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)
+            for m in self.modules()
+        )
         if type(self._skeleton) is not nn.Sequential or hooked:
             return None
         layers: list[tuple[str, nn.Module]] = []
@@ -458,7 +534,7 @@ class Network:
         """Whether x reaches the first dense layer as one vector per example."""
         if not isinstance(x, Tensor):
             return False
-        return isinstance(self._dense[0][1], nn.Flatten) or (
+        return isinstance((self._dense or [("", None)])[0][1], nn.Flatten) or (
             x.ndim == (3 if own_inputs else 2)
         )
 
@@ -493,12 +569,7 @@ class Network:
     def activations(self, x) -> int:
         """Numbers that the layers put out for one example: what a gradient must hold.
 
-        Args:
-            x: (n, ...) a few examples, or a dict or tuple of such. Two are enough for
-                layers that refuse one.
-
-        Returns:
-            Their count, over all submodules without children.
+        Two examples x, (2, ...), are enough for layers that refuse one.
         """
         count = 0
 
@@ -514,26 +585,53 @@ class Network:
         finally:
             for handle in handles:
                 handle.remove()
-        return count // len(_tensors(x)[0])
+        return count // len(tensors(x)[0])
 
-    def _probe(self, x) -> None:
-        """Evaluate the structure once at the module's own weights, for its hooks."""
-        tensors = _tensors(x)
+    def _probe(self, x) -> Tensor:
+        """The output of the structure at the module's own weights, for its hooks."""
+        parts = tensors(x)
         own = self.weights()
-        real = [t for t in tensors if t.is_floating_point()]
-        like = own.to(real[0]) if real else own.to(tensors[0].device)
+        real = [t for t in parts if t.is_floating_point()]
+        like = own.to(real[0]) if real else own.to(parts[0].device)
         with torch.no_grad():
-            self._run({**self._fixed(like), **self.unflatten(like)}, x)
+            return self._run({**self._fixed(like), **self.unflatten(like)}, x)
+
+    def probe(self, x) -> Tensor:
+        """The output at the module's own weights on a few examples.
+
+        Raises:
+            ValueError: if the network does not take inputs of this form.
+        """
+
+        def compare(layer, inputs):
+            width = inputs[0].shape[-1] if inputs else layer.in_features
+            if width != layer.in_features:
+                raise ValueError(
+                    f"a layer gets inputs of width {width}, expected "
+                    f"{layer.in_features}"
+                )
+
+        linear = [m for m in self.modules() if isinstance(m, nn.Linear)]
+        handles = [m.register_forward_pre_hook(compare) for m in linear]
+        try:
+            return self._probe(x)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            shapes = ", ".join(str(("n", *t.shape[1:])) for t in tensors(x))
+            raise ValueError(
+                f"the network does not take inputs of shape {shapes}: {error}".replace(
+                    "'n'", "n"
+                )
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def dropout_masks(self, x: Tensor) -> dict[str, tuple[float, torch.Size]]:
-        """What dropout multiplies in training, found by one evaluation.
+        """Name of every dropout mask to its probability and one example's shape.
 
-        Args:
-            x: (1, ...) one example, in the place and dtype of the weights.
-
-        Returns:
-            Name of every mask to its dropout probability and the shape of one
-            example's mask.
+        Found by one evaluation of one example x, (1, ...), in the place of the weights.
         """
         found: dict[str, tuple[float, torch.Size]] = {}
         handles = []
@@ -612,14 +710,9 @@ def _lead_back(result, lead: torch.Size):
 
 
 def chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
-    """Layers of nested ``nn.Sequential`` in order, with their names.
+    """(name, layer) for every place of a layer in nested ``nn.Sequential``, in order.
 
-    Args:
-        module: what is no plain ``nn.Sequential`` is one layer.
-        name: of the module.
-
-    Returns:
-        (name, layer) for every place of every layer.
+    What is no plain ``nn.Sequential`` is one layer.
     """
     if type(module) is not nn.Sequential:
         return [(name, module)]
@@ -631,13 +724,76 @@ def chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
     ]
 
 
+def select(x, index):
+    """Examples of a tensor, or of every tensor in a dict or tuple."""
+    return tree_map(lambda t: t[index] if isinstance(t, Tensor) else t, x)
+
+
+def place(x, device: torch.device, dtype: torch.dtype):
+    """Inputs on a device, floating-point ones in a dtype."""
+
+    def put(t):
+        if not isinstance(t, Tensor):
+            return t
+        return t.to(device, dtype if t.is_floating_point() else t.dtype)
+
+    return tree_map(put, x)
+
+
+def tensors(x) -> list[Tensor]:
+    """The tensors of an input: itself, or those of a dict or tuple."""
+    return [t for t in tree_leaves(x) if isinstance(t, Tensor)]
+
+
 def _copy(value):
-    """A copy of a tensor; other inputs, such as None, as they are."""
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def _tensors(x) -> list[Tensor]:
-    """The tensors of an input: itself, or those of a dict or tuple."""
-    if isinstance(x, Tensor):
-        return [x]
-    return list(x.values() if isinstance(x, Mapping) else x)
+def _places(module: nn.Module) -> dict[str, str]:
+    """Every place of a parameter or buffer, once, to the name of what lies there."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    names.update((id(b), name) for name, b in module.named_buffers())
+    return {
+        f"{path}.{own}" if path else own: names[id(value)]
+        for path, part in module.named_modules()
+        for own, value in (*part._parameters.items(), *part._buffers.items())
+        if value is not None
+    }
+
+
+def _children_first(module: nn.Module) -> Iterator[nn.Module]:
+    """Submodules in the order in which constructors finish."""
+    seen: set[nn.Module] = set()
+
+    def walk(part: nn.Module) -> Iterator[nn.Module]:
+        if part not in seen:
+            seen.add(part)
+            for child in part.children():
+                yield from walk(child)
+            yield part
+
+    return walk(module)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether two outputs differ by no more than rounding."""
+    tol = 0.1 if torch.finfo(a.dtype).bits < 32 else 1e-4
+    size = a.detach().nan_to_num().abs().amax().item() if a.numel() else 0.0
+    return a.shape == b.shape and torch.allclose(
+        a, b.to(a), rtol=0, atol=tol * size, equal_nan=True
+    )
+
+
+def _reaches(output: Tensor, parameters: Iterable[Tensor]) -> bool:
+    """Whether the graph of an output ends in one of the parameters."""
+    wanted, seen = {id(p) for p in parameters}, set()
+    nodes = [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if id(getattr(node, "variable", None)) in wanted:
+            return True
+        seen.add(node)
+        nodes += [parent for parent, _ in node.next_functions]
+    return False
