@@ -10,8 +10,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from torch.autograd.graph import disable_saved_tensors_hooks
+from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
@@ -307,9 +307,9 @@ class Network:
         if not self._examined:
             few = select(x, 0) if own_inputs else x
             self._examine(select(few, slice(2)), next(iter(parameters.values())))
-        if self._dense is not None and self._flattens(x, own_inputs):
-            if not _has_any_global_hook():
-                return self._evaluate_dense(parameters, x, members, own_inputs, masks)
+        dense = self._dense is not None and self._flattens(x, own_inputs)
+        if dense and not _has_any_global_hook():
+            return self._evaluate_dense(parameters, x, members, own_inputs, masks)
         like = next(iter(parameters.values()))
         state = {**parameters, **masks}
         fixed = self._fixed(like)
@@ -329,7 +329,9 @@ class Network:
         outputs = []
         for i in range(like.shape[0]):
             own = {name: value[i] for name, value in state.items()}
-            outputs.append(self._run({**fixed, **own}, select(x, i) if own_inputs else x))
+            outputs.append(
+                self._run({**fixed, **own}, select(x, i) if own_inputs else x)
+            )
         return torch.stack(outputs)
 
     def _run(self, state: Parameters, x, module: nn.Module | None = None) -> Tensor:
@@ -376,7 +378,7 @@ class Network:
 
     def _examine(self, x, like: Tensor) -> None:
         """Look once at what would give wrong numbers without a word; x is (2, ...)."""
-        devices = [like.device] if like.is_cuda else []
+        devices = [like.device] if like.device.type == "cuda" else []
         buffers = {b: b.clone() for b in self._source.buffers()}
         modes = {m: m.training for m in self._source.modules()}
         try:
@@ -440,8 +442,8 @@ class Network:
             moved = {n: 0.9 * leaves[n] + 0.01 for n in hidden}
             if hidden and not _close(self._run({**state, **moved}, x), output):
                 raise ValueError(
-                    f"the output depends on {hidden}, but autograd does not see how: "
-                    "are they detached, used under no_grad or in a reentrant "
+                    f"no gradient reaches {', '.join(hidden)}, though the output "
+                    "depends on it: detached, used under no_grad or in a reentrant "
                     "checkpoint?"
                 )
             if self._dense is not None and self._flattens(x, False):
