@@ -22,7 +22,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from flatlab.loss import CHUNK_ELEMENTS, Loss, select
+from flatlab.loss import CHUNK_ELEMENTS, IGNORED, Loss, select
 from flatlab.network import Network, Parameters
 
 _CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d}
@@ -69,7 +69,9 @@ def exact_diagonal(loss: Loss, w: Tensor) -> Tensor | None:
     for member in range(len(w)):
         leaves = leaves_of(loss.net, w[member])
         total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+        count = 0
         for x, y, _ in chunks_of(loss, w, member):
+            count += int((y != IGNORED).sum())
             for start in range(0, len(y), block):
                 part = slice(start, start + block)
                 square = _squares_of(loss, plan, leaves, select(x, part), y[part])
@@ -77,7 +79,7 @@ def exact_diagonal(loss: Loss, w: Tensor) -> Tensor | None:
                     return None
                 for name, value in square.items():
                     total[name] += value.view_as(total[name])
-        rows.append(loss.net.flatten(total, members=False) / loss.n)
+        rows.append(loss.net.flatten(total, members=False) / count)
     return torch.stack(rows)
 
 
@@ -97,7 +99,7 @@ def chunks_of(
         yield from loss.chunks(w[member])
         return
     for x, y, share in loss.chunks(w):
-        yield x, y[member], share
+        yield x, y[member], share[member] if isinstance(share, Tensor) else share
 
 
 # ------------------------------------------------------------------------ the trace
@@ -289,13 +291,13 @@ def _factor(criterion: Any, logits: Tensor, y: Tensor) -> list[Tensor]:
     reflection that takes the first axis to −u gives I − u uᵀ = Q Qᵀ with one column
     less than there are classes.
     """
-    n, classes = logits.shape
+    classes = logits.shape[1]
     eye = torch.eye(classes, dtype=logits.dtype, device=logits.device)
+    counted = (y != IGNORED).to(logits.dtype)[:, None]  # ignored labels have no loss
     if criterion == "mse":
-        return [eye[c].expand(n, -1) for c in range(classes)]
+        return [eye[c] * counted for c in range(classes)]
     u = F.softmax(logits, dim=-1).sqrt()
     v = u + eye[0]
-    counted = (y != -100).to(u.dtype)[:, None]  # ignored labels have no loss
     return [
         u * (eye[c] - v * (u[:, c] / (1 + u[:, 0]))[:, None]) * counted
         for c in range(1, classes)

@@ -175,7 +175,7 @@ class _Piece:
         leaves: Parameters,
         x: Any,
         y: Tensor,
-        share: float,
+        share: Any,
         member: slice,
         count: int,
     ):
@@ -194,7 +194,7 @@ class _Piece:
         own = self.members and self.loss.own_labels
         x, y = select(self.x, slice(count)), self.y
         y = y[:, :count] if own else y[:count]
-        return self.loss.value(leaves, x, y, self.members).sum() * self.share
+        return (self.loss.value(leaves, x, y, self.members) * self.share).sum()
 
     def build(self, count: int | None = None) -> tuple[Tensor, ...]:
         """Its gradient, differentiable."""

@@ -3,29 +3,26 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
-from flatlab.network import Network, Parameters, over_members
+from flatlab.network import Network, Parameters, over_members, place, select, tensors
 
 # a loss at weights that are not finite is itself not finite, and says so
 _over_members = partial(over_members, finite=False)
 # numbers that one evaluation may hold: 128 MiB in float32
 CHUNK_ELEMENTS = 2**25
+# the label of what does not count, as in torch.nn.functional.cross_entropy
+IGNORED = -100
 
 
 def half_squared_error(logits: Tensor, y: Tensor) -> Tensor:
-    """Half the squared distance of the outputs from the one-hot label.
-
-    Args:
-        logits: (..., classes).
-        y: (...) labels.
-
-    Returns:
-        (...) losses.
-    """
+    """Half the squared distance of the outputs from the one-hot label, (...)."""
     target = F.one_hot(y, logits.shape[-1]).to(logits.dtype)
     return 0.5 * (logits - target).square().sum(-1)
 
@@ -65,114 +62,122 @@ class Criterion:
     def mean(
         self, outputs: Tensor, y: Tensor, members: bool, own: bool = False
     ) -> Tensor:
-        """Mean loss of every member.
+        """Mean loss of every member over the labels that count, () or (members,).
 
         Args:
-            outputs: (n, classes), or of any form (n, ...) for a callable; with a
-                leading axis of members where there are any.
-            y: (n,) or (members, n) labels, or targets of any form for a callable.
+            outputs: (n, classes) or (n, tokens, classes), or of any form (n, ...) for a
+                callable; with a leading axis of members where there are any.
+            y: labels (n,) or (n, tokens), or targets of any form for a callable.
             members: whether the outputs have an axis of members.
             own: whether y has one too.
-
-        Returns:
-            () or (members,).
-
-        Raises:
-            ValueError: if the outputs have a form that a named criterion is not for.
         """
-        if isinstance(self.function, str):
-            if outputs.ndim != 2 + members:
-                raise ValueError(
-                    f"the network gives outputs of shape {tuple(outputs.shape)}, "
-                    f"expected (n, classes) for criterion={self.function!r}; other "
-                    "outputs need a callable as criterion"
-                )
-            if members and y.ndim == 1:
-                y = y.expand(outputs.shape[0], -1)
-            return CRITERIA[self.function](outputs, y).mean(-1)
-        if not members:
-            return self.function(outputs, y).mean()
-        # a callable sees one member at a time: what it reduces over is its own affair
-        return torch.stack(
-            [
-                self.function(z, y[i] if own else y).mean()
-                for i, z in enumerate(outputs.unbind())
-            ]
+        if not isinstance(self.function, str):
+            if not members:
+                return self.function(outputs, y).mean()
+            # a callable sees one member at a time: what it reduces is its own affair
+            each = y if own else [y] * len(outputs)
+            pairs = zip(outputs.unbind(), each, strict=True)
+            return torch.stack([self.function(z, t).mean() for z, t in pairs])
+        y = y.expand(outputs.shape[:-1])
+        counted = y != IGNORED
+        if self.function == "cross_entropy":  # gives 0 where the label is ignored
+            each = _cross_entropy(outputs, y)
+        else:
+            each = half_squared_error(outputs, y.where(counted, 0)) * counted
+        over = tuple(range(int(members), y.ndim))
+        return each.sum(over) / counted.sum(over).clamp_min(1)
+
+    def right(self, outputs: Tensor, y: Tensor, own: bool) -> tuple[Tensor, Tensor]:
+        """Which outputs, (members, n, ...), name their label, and which labels count.
+
+        Args:
+            outputs: (members, n, ...).
+            y: (n, ...), or (members, n, ...) with ``own``.
+            own: whether every member has labels of its own.
+        """
+        is_entropy = self.function is F.cross_entropy or isinstance(
+            self.function, nn.CrossEntropyLoss
         )
+        if is_entropy and outputs.ndim > 3:
+            outputs = outputs.movedim(2, -1)  # classes come second there
+        form, labels = outputs.shape[1:], y.shape[int(own) :]
+        counted = (y != IGNORED).expand(len(outputs), *labels)
+        if form[:-1] == labels and form[-1] > 1 and not y.is_floating_point():
+            return outputs.argmax(-1) == y, counted
+        if is_entropy and form == labels:  # probabilities as labels
+            hits = outputs.argmax(-1) == y.argmax(-1)
+            return hits, torch.ones_like(hits)
+        if form == (*labels, 1):
+            outputs = outputs.squeeze(-1)
+        known = y[y != IGNORED]
+        bits = bool(((known == 0) | (known == 1)).all())
+        if outputs.shape[1:] != labels or not (bits or bool((known.abs() == 1).all())):
+            raise ValueError(
+                f"there is no accuracy for outputs of shape {tuple(form)} and labels "
+                f"of shape {tuple(labels)}: expected classes, or one output per label, "
+                "which is 0 or 1"
+            )
+        halfway = self.function in (F.binary_cross_entropy, F.mse_loss) or isinstance(
+            self.function, nn.BCELoss | nn.MSELoss
+        )
+        return (outputs > (0.5 if bits and halfway else 0)) == (y > 0), counted
 
 
-def select(x, index):
-    """Examples of a tensor, or of every tensor in a dict or tuple.
-
-    Args:
-        x: inputs whose first dimension counts examples.
-        index: a slice or an index tensor.
-
-    Returns:
-        The same structure with the chosen examples.
-    """
-    if isinstance(x, Mapping):
-        return {name: value[index] for name, value in x.items()}
-    if isinstance(x, tuple | list):
-        return tuple(value[index] for value in x)
-    return x[index]
-
-
-def place(x, device: torch.device, dtype: torch.dtype):
-    """Inputs on a device, floating-point ones in a dtype.
-
-    Args:
-        x: a tensor, or a dict or tuple of tensors.
-        device: where to.
-        dtype: of the floating-point tensors.
-
-    Returns:
-        The same structure.
-    """
-    if isinstance(x, Mapping):
-        return {name: place(value, device, dtype) for name, value in x.items()}
-    if isinstance(x, tuple | list):
-        return tuple(place(value, device, dtype) for value in x)
-    return x.to(device, dtype if x.is_floating_point() else x.dtype)
-
-
-def _concatenate(parts: list):
-    if isinstance(parts[0], Mapping):
-        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-    if isinstance(parts[0], tuple | list):
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-    return torch.cat(parts)
-
-
-def _gather(batches: Iterable) -> tuple:
+def _gather(batches: Iterable[Any]) -> tuple[Any, Tensor]:
     """All batches of a loader as one (x, y)."""
     xs, ys = [], []
-    for batch in batches:
-        if isinstance(batch, Mapping):
-            batch = dict(batch)
-            if "labels" not in batch:
-                raise ValueError(
-                    f"a batch has the keys {sorted(batch)}, expected 'labels' too"
+    # a DataLoader draws its base seed from the global generator
+    with torch.random.fork_rng(devices=[]):
+        for batch in batches:
+            if isinstance(batch, Mapping):
+                batch = dict(batch)
+                if "labels" not in batch:
+                    raise ValueError(
+                        f"a batch has the keys {sorted(batch)}, expected 'labels' too"
+                    )
+                y = batch.pop("labels")
+                xs.append(_as_tensors(batch))
+            elif isinstance(batch, tuple | list) and len(batch) == 2:
+                x, y = batch
+                xs.append(_as_tensors(x))
+            else:
+                raise TypeError(
+                    f"a batch is {type(batch).__name__}, expected a pair (x, y) or a "
+                    "dict with 'labels'"
                 )
-            ys.append(batch.pop("labels"))
-            xs.append(batch)
-        elif isinstance(batch, tuple | list) and len(batch) == 2:
-            xs.append(batch[0])
-            ys.append(batch[1])
-        else:
-            raise TypeError(
-                f"a batch is {type(batch).__name__}, expected a pair (x, y) or a dict "
-                "with 'labels'"
-            )
+            ys.append(_as_tensors(y))
     if not ys:
         raise ValueError("the loader gives no batch")
-    return _concatenate(xs), torch.cat(ys)
+    parts = list(zip(xs, ys, strict=True))
+    try:
+        return tree_map(lambda *p: torch.cat(p), parts[0], *parts[1:])
+    except (RuntimeError, ValueError, TypeError) as error:
+        forms = {str([tuple(t.shape[1:]) for t in tensors(part)]) for part in parts}
+        raise ValueError(
+            f"the batches cannot be joined: their examples have the shapes "
+            f"{', '.join(sorted(forms))}; give all batches one form, for example by "
+            "padding to the longest of all"
+        ) from error
 
 
-def _first(x) -> Tensor:
+def _as_tensors(x: Any) -> Any:
+    """Arrays and lists of numbers as tensors that autograd can use, in any nesting."""
+
+    def convert(t):
+        if isinstance(t, np.ndarray | np.generic):
+            t = torch.as_tensor(t, device="cpu")
+        if isinstance(t, Tensor) and t.is_inference():
+            with torch.inference_mode(False):
+                t = t.clone()
+        return t
+
     if isinstance(x, Mapping):
-        return next(iter(x.values()))
-    return x[0] if isinstance(x, tuple | list) else x
+        return {name: _as_tensors(part) for name, part in x.items()}
+    if isinstance(x, tuple | list):
+        if x and not isinstance(x[0], Tensor | np.ndarray | Mapping | tuple | list):
+            return torch.as_tensor(x, device="cpu")  # a list of labels
+        return tuple(_as_tensors(part) for part in x)
+    return convert(x)
 
 
 class Loss:
@@ -188,17 +193,24 @@ class Loss:
             loader that shuffles is harmless and one that augments gives one draw.
         criterion: "cross_entropy", "mse" (half the squared distance from the one-hot
             label) or a callable (logits (n, classes), y (n,)) that returns the mean
-            over its examples, or one loss per example. L_S is the mean over examples.
+            over its examples, or one loss per example. L_S is the mean over examples;
+            named criteria leave labels of -100 out, as PyTorch does. A callable that
+            is no such mean, as one with class weights, sees all examples at once.
         chunk: examples per evaluation; by default as many as keep the activations
             within about 128 MiB.
 
     Raises:
-        TypeError: if ``net`` is no ``Network`` or the data have no known form.
-        ValueError: if x and y differ in length, if there are no examples, or if x or
-            a chunk size is not usable.
+        ValueError: if the network does not take inputs of this width, if labels and
+            outputs do not fit, or if inputs are not finite.
     """
 
-    def __init__(self, net: Network, data, criterion="cross_entropy", chunk=None):
+    def __init__(
+        self,
+        net: Network,
+        data: Any,
+        criterion: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        chunk: int | None = None,
+    ):
         if not isinstance(net, Network):
             raise TypeError(
                 f"Loss takes a Network, got {type(net).__name__}; "
@@ -209,7 +221,7 @@ class Loss:
         elif isinstance(data, tuple) and len(data) == 2:
             x, y = data
         elif isinstance(data, Iterable) and not isinstance(
-            data, Tensor | str | Mapping
+            data, Tensor | np.ndarray | str | Mapping
         ):
             x, y = _gather(data)
         else:
@@ -217,32 +229,78 @@ class Loss:
                 f"data is {type(data).__name__}, expected Examples, a pair (x, y) or a "
                 "loader"
             )
-        self.net = net
-        self.criterion = Criterion(criterion)
-        self.n = len(_first(x))
+        self.net, self.criterion = net, Criterion(criterion)
+        self.x, y = _as_tensors(x), _as_tensors(y)
+        parts = tensors(self.x)
+        if not isinstance(y, Tensor) or not parts:
+            raise TypeError(
+                f"inputs are {type(x).__name__} and labels {type(y).__name__}, "
+                "expected tensors or arrays"
+            )
+        self.n = len(parts[0])
         if self.n == 0:
             raise ValueError("the data hold no examples")
-        axes = [i for i, size in enumerate(y.shape) if size == self.n]
-        if not axes:
+        for part in parts:
+            if part.is_floating_point() and not part.isfinite().all():
+                raise ValueError("the inputs hold NaN or infinite values")
+        if self.n not in y.shape:
             raise ValueError(
                 f"there are {self.n} inputs but labels of shape {tuple(y.shape)}, "
                 "expected one label per input"
             )
-        # a named criterion has one label per example, so its last axis counts them
-        last = isinstance(criterion, str) and y.shape[-1] == self.n
-        self._labelled = y.shape[: -1 if last else axes[0]]
-        self.x = x
-        self.y = y.flatten(0, len(self._labelled) - 1) if self._labelled else y
-        for part in x.values() if isinstance(x, Mapping) else [_first(x)]:
-            if part.is_floating_point() and not part.isfinite().all():
-                raise ValueError("the inputs hold NaN or infinite values")
         if chunk is not None and chunk < 1:
             raise ValueError(
                 f"chunk is {chunk}, expected a positive number of examples"
             )
+        self._form = net.probe(select(self.x, slice(2))).shape[1:]
+        self._labelled, y = self._checked_labels(y)
+        self.y = y.flatten(0, len(self._labelled) - 1) if self._labelled else y
         self._chunk = chunk
         self._placed: tuple = ()
         self._units: int | None = None
+        self._whole = net.mixes_examples  # of a part, the loss would be another
+        self._averages: bool | None = None
+
+    def _checked_labels(self, y: Tensor) -> tuple[torch.Size, Tensor]:
+        """The axes of members of the labels, and the labels, int64 if they are classes.
+
+        Labels of a named criterion have one axis for each of the outputs but the
+        classes'; what comes before is members. Of a callable's targets, the first axis
+        of n counts the examples.
+        """
+        if not isinstance(self.criterion.function, str):
+            return y.shape[: list(y.shape).index(self.n)], y
+        name, form = self.criterion.function, self._form
+        if not 1 <= len(form) <= 2:
+            raise ValueError(
+                f"the network gives outputs of shape {('n', *form)}, expected "
+                f"(n, classes) or (n, tokens, classes) for criterion={name!r}; other "
+                "outputs need a callable as criterion"
+            )
+        expected = (self.n, *form[:-1])
+        lead = y.shape[: y.ndim - len(expected)]
+        if y.shape[len(lead) :] != expected:
+            raise ValueError(
+                f"the labels have shape {tuple(y.shape)}, expected {expected}, or "
+                f"such labels for each member, for outputs of shape {(self.n, *form)} "
+                f"and criterion={name!r}; other targets need a callable as criterion"
+            )
+        if y.is_floating_point() or y.is_complex():
+            raise ValueError(
+                f"the labels are {y.dtype}, expected classes as whole numbers for "
+                f"criterion={name!r}"
+            )
+        y = y.long()
+        counted = y[y != IGNORED]
+        if not counted.numel():
+            raise ValueError(f"all labels are {IGNORED}: none counts")
+        if int(counted.min()) < 0 or int(counted.max()) >= form[-1]:
+            raise ValueError(
+                f"the labels lie between {int(counted.min())} and "
+                f"{int(counted.max())}, expected 0 to {form[-1] - 1} for {form[-1]} "
+                "outputs"
+            )
+        return lead, y
 
     def __repr__(self) -> str:
         return f"Loss({self.net!r}, n={self.n})"
@@ -264,45 +322,78 @@ class Loss:
                 f"{tuple(w.shape)}"
             )
 
-    def chunks(self, w: Tensor) -> Iterator[tuple[object, Tensor, float]]:
-        """The data in the place and dtype of w.
-
-        Args:
-            w: (k,) or (members, k).
+    def chunks(self, w: Tensor) -> Iterator[tuple[Any, Tensor, Any]]:
+        """The data in the place and dtype of w, (k,) or (members, k).
 
         Returns:
-            Iterator over x (b, ...), y (b,) or (members, b), and the share b/n.
-
-        Raises:
-            ValueError: if the labels have a member axis of another length than w.
+            Iterator over x (b, ...), y (b,) or (members, b), and the share of the
+            labels that count: b/n, or (members,) where some are ignored.
         """
         parts = self._parts(w)
         y = self._placed[2]
         if self.own_labels:
             self.check(w if len(w) % len(y) else w[: len(y)])
             y = y.repeat(len(w) // len(y), *[1] * (y.ndim - 1))  # points x members
+        axis = int(self.own_labels)
+        counted = y != IGNORED if isinstance(self.criterion.function, str) else None
+        total = None if counted is None else counted.flatten(axis).sum(-1)
         for part in parts:
-            share = (part.stop - part.start) / self.n
-            x = select(self._placed[1], part)
-            yield x, y[:, part] if self.own_labels else y[part], share
+            share: Any = (part.stop - part.start) / self.n
+            index = (slice(None), part) if axis else part
+            if self._ignores and counted is not None and total is not None:
+                here = counted[index].flatten(axis).sum(-1).to(w.dtype)
+                share = here / total.clamp_min(1)
+            yield select(self._placed[1], part), y[index], share
+
+    @property
+    def _ignores(self) -> bool:
+        """Whether a named criterion leaves labels out."""
+        return isinstance(self.criterion.function, str) and self._placed[3]
 
     def _parts(self, w: Tensor) -> list[slice]:
         """Ranges of examples to take at once; puts the data where w is."""
         key = (w.device, w.dtype)
         if not self._placed or self._placed[0] != key:
-            self._placed = (key, place(self.x, *key), self.y.to(w.device))
-        size = self._chunk or self._default_chunk(w)
+            with torch.inference_mode(False):  # kept for calls that differentiate
+                y = self.y.to(w.device)
+                x = place(self.x, *key)
+            self._placed = (key, x, y, bool((y == IGNORED).any()))
+        size = self.n if self._whole else self._chunk or self._default_chunk(w)
+        if size < self.n and self._averages is None:
+            self._averages = self._is_an_average(w, size)
+        if self._averages is False:
+            size = self.n
         return [
             slice(start, min(start + size, self.n)) for start in range(0, self.n, size)
         ]
 
+    def _is_an_average(self, w: Tensor, size: int) -> bool:
+        """Whether a callable gives the same of the whole as of its parts."""
+        if isinstance(self.criterion.function, str):
+            return True
+        n = min(self.n, max(2, CHUNK_ELEMENTS // max(1, self._form.numel())))
+        cut = max(1, min(size, n // 2))
+        y = self._placed[2][0] if self.own_labels else self._placed[2]
+        generator = torch.Generator("cpu").manual_seed(0)
+        noise = torch.rand(n, *self._form, generator=generator, device="cpu")
+        outputs, y = noise.to(w), y[torch.arange(n, device=y.device) * self.n // n]
+        mean = partial(self.criterion.mean, members=False)
+        with torch.no_grad():
+            whole = mean(outputs, y)
+            parts = sum(
+                mean(z, t) * (len(t) / n)
+                for z, t in zip(outputs.split(cut), y.split(cut), strict=True)
+            )
+        rtol = max(1e-4, 8 * torch.finfo(w.dtype).eps)
+        return torch.allclose(torch.as_tensor(parts).to(whole), whole, rtol=rtol)
+
     def _default_chunk(self, w: Tensor) -> int:
-        if self.net.mixes_examples:
-            return self.n  # of a part, the loss would be another
         if self._units is None:
             few = select(self._placed[1], slice(0, 2))
             self._units = max(self.net.activations(few), 200)
-        members = len(w) if w.ndim == 2 and (self.net.together or w.is_cuda) else 1
+        # members that are evaluated at once hold their activations together
+        at_once = self.net.together or w.is_cuda
+        members = w.shape[0] if w.ndim == 2 and at_once else 1
         return max(1, min(self.n, CHUNK_ELEMENTS // (members * self._units)))
 
     def value(self, parameters: Parameters, x, y: Tensor, members: bool) -> Tensor:
@@ -311,36 +402,37 @@ class Loss:
         Args:
             parameters: as ``Network.unflatten`` returns them.
             x: (b, ...) inputs.
-            y: (b,) or (members, b) labels.
+            y: (b,) or (members, b) labels, as ``chunks`` gives them.
             members: whether the parameters have a leading axis of members.
-
-        Returns:
-            () or (members,).
         """
         logits = self.net.evaluate(parameters, x, members=members)
-        return self.criterion.mean(logits, y, members, self.own_labels)
-
-    def _each(self, w: Tensor, function) -> Tensor:
-        parameters = self.net.unflatten(w)
-        total = torch.zeros((), dtype=w.dtype, device=w.device)
-        for x, y, share in self.chunks(w):
-            logits = self.net.evaluate(parameters, x, members=True)
-            total = total + function(logits, y, True, self.own_labels) * share
-        return total
+        return self.criterion.mean(logits, y, members, members and self.own_labels)
 
     @_over_members
     @torch.no_grad()
     def __call__(self, w: Tensor) -> Tensor:
         """L_S(w), in nats for cross-entropy: (...,) for w of shape (..., k)."""
-        return self._each(w, self.criterion.mean)
+        parameters, total = self.net.unflatten(w), w.new_zeros(len(w))
+        for x, y, share in self.chunks(w):
+            total = total + self.value(parameters, x, y, True) * share
+        return total
 
     @_over_members
     @torch.no_grad()
     def accuracy(self, w: Tensor) -> Tensor:
-        """Fraction of examples whose largest logit is the label's, (...,)."""
-        return self._each(
-            w, lambda logits, y, *_: (logits.argmax(-1) == y).to(w.dtype).mean(-1)
-        )
+        """Fraction of the labels that count which the largest output names, (...,).
+
+        One output per label, 0 or 1, names the label by its sign; by one half where the
+        criterion is PyTorch's ``BCELoss`` or ``MSELoss``.
+        """
+        parameters = self.net.unflatten(w)
+        right, total = w.new_zeros(len(w)), w.new_zeros(len(w))
+        for x, y, _ in self.chunks(w):
+            outputs = self.net.evaluate(parameters, x, members=True)
+            hits, counted = self.criterion.right(outputs, y, self.own_labels)
+            right = right + (hits & counted).flatten(1).sum(-1)
+            total = total + counted.flatten(1).sum(-1)
+        return right / total
 
     @torch.no_grad()
     def logits(self, w: Tensor) -> Tensor:
@@ -357,17 +449,28 @@ class Loss:
     @_over_members
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """L_S(w) and its gradient, from one evaluation: (...,) and (..., k)."""
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "there are no gradients under torch.inference_mode: measure outside, "
+                "or under torch.inference_mode(False)"
+            )
         leaves = {n: p.requires_grad_() for n, p in self.net.unflatten(w).items()}
-        value, gradient = torch.zeros(len(w)).to(w), torch.zeros_like(w)
+        value, gradient = w.new_zeros(len(w)), torch.zeros_like(w)
         for x, y, share in self.chunks(w):
             with torch.enable_grad():
                 part = self.value(leaves, x, y, True) * share
-                # members do not interact: the gradient of the sum is each one's own
-                grads = torch.autograd.grad(
-                    part.sum(), list(leaves.values()), materialize_grads=True
+            if part.grad_fn is None:
+                raise ValueError(
+                    "no parameter reaches the loss: does the criterion detach, or work "
+                    "under no_grad?"
                 )
+            # members do not interact: the gradient of the sum is each one's own
+            grads = torch.autograd.grad(
+                part.sum(), list(leaves.values()), materialize_grads=True
+            )
+            dense = [g.to_dense() if g.is_sparse else g for g in grads]
             value = value + part.detach()
             gradient = gradient + self.net.flatten(
-                dict(zip(leaves, grads, strict=True)), members=True
+                dict(zip(leaves, dense, strict=True)), members=True
             )
         return value, gradient

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flatlab.loss import Loss
+from flatlab.loss import IGNORED, Loss
 from flatlab.neighbourhoods import Bound, Neighbourhood, keskar_box
 from flatlab.network import over_members
 from flatlab.noise import (
@@ -388,8 +388,13 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
                 for b, p in zip(back, leaves.values(), strict=True)
             )
             (change,) = torch.autograd.grad(along, u)
-        slope = (residual * logits.shape[1] * change).unsqueeze(-1).flatten(2).sum(-1)
-        total = total + share * slope.square().mean(-1)
+        if isinstance(loss.criterion.function, str):
+            slope = (residual * change).sum(-1).flatten(1)
+            count = (y != IGNORED).flatten(int(loss.own_labels)).sum(-1)
+        else:
+            slope = (residual * change).unsqueeze(-1).flatten(2).sum(-1)
+            count = logits.shape[1]
+        total = total + share * count * slope.square().sum(-1)
     return total
 
 

@@ -10,6 +10,7 @@ from flatlab import models
 from flatlab.hessian import Hessian
 from flatlab.loss import Loss
 from flatlab.network import Network
+from flatlab.sharpness import fisher_rao_norm
 
 CRITERIA = {
     "cross_entropy": F.cross_entropy,
@@ -210,8 +211,205 @@ def test_a_callable_may_take_outputs_of_any_form():
 
 
 def test_outputs_that_a_named_criterion_is_not_for_are_refused():
+    x = torch.zeros(6, 5, 2, 3)
+    with pytest.raises(ValueError, match="need a callable"):
+        Loss(Network(nn.Linear(3, 4)), (x, torch.zeros(6, 5, dtype=torch.long)))
     net = Network(nn.Linear(3, 4))
-    w, x = net.weights(), torch.zeros(6, 5, 3)
-    for weights in (w, w[None]):
-        with pytest.raises(ValueError, match="need a callable"):
-            Loss(net, (x, torch.zeros(6, 5, dtype=torch.long)))(weights)
+    for y, words in (
+        (torch.zeros(6, 1, dtype=torch.long), r"labels have shape \(6, 1\)"),
+        (torch.zeros(6), "float32, expected classes"),
+        (torch.full((6,), 4), "expected 0 to 3"),
+        (torch.full((6,), -1), "expected 0 to 3"),
+        (torch.full((6,), -100), "none counts"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Loss(net, (torch.zeros(6, 3), y))
+
+
+class Tokens(nn.Module):
+    """A language model of nothing but the token itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.embed(x)))
+
+
+@pytest.mark.parametrize("chunk", [None, 3, 1])
+@pytest.mark.parametrize("name", ["cross_entropy", "mse"])
+def test_labels_that_are_ignored_do_not_count(name, chunk):
+    """The mean is over the labels that count, whatever the chunks and the members."""
+    g = torch.Generator().manual_seed(5)
+    x = torch.randint(7, (8, 8), generator=g)
+    y = torch.randint(7, (8, 8), generator=g)
+    y[0], y[2, 1:], y[5, ::2] = -100, -100, -100
+    models_and_data = [
+        (Tokens().double(), x, y),  # as many sequences as tokens
+        (nn.Linear(3, 7).double(), torch.randn(8, 3, generator=g).double(), y[:, 1]),
+    ]
+    for module, x, y in models_and_data:
+        net = Network(module)
+        w = torch.stack([net.weights(), 2 * net.weights()])
+        own = torch.stack([y, y.flip(0)])
+        for labels in (y, own):
+            loss = Loss(net, (x, labels), name, chunk=chunk)
+            values, gradients = loss.value_and_gradient(w)
+            for i in range(2):
+                target = own[i] if labels is own else y
+                keep = target != -100
+                v = w[i].clone().requires_grad_()
+                z, t = net(v, x)[keep], target[keep]
+                expected = CRITERIA[name](z, t)
+                (slope,) = torch.autograd.grad(expected, v)
+                torch.testing.assert_close(values[i], expected.detach())
+                torch.testing.assert_close(loss(w)[i], expected.detach())
+                torch.testing.assert_close(gradients[i], slope)
+                right = (z.argmax(-1) == t).double().mean()
+                torch.testing.assert_close(loss.accuracy(w)[i], right)
+                if labels is y:
+                    torch.testing.assert_close(loss.gradient(w[i]), slope)
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5, 0.2, 2]).double()),
+        nn.CrossEntropyLoss(ignore_index=0),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        lambda z, y: F.cross_entropy(z, y).sqrt(),  # no mean at all
+    ],
+)
+def test_a_criterion_that_is_no_mean_over_examples_sees_them_all(criterion):
+    net, w, x, y = problem()
+    y = y.sort().values  # whole chunks are of one class
+    for chunk in (None, 6, 1):
+        loss = Loss(net, (x, y), criterion, chunk=chunk)
+        v = w[0].clone().requires_grad_()
+        expected = criterion(net(v, x), y)
+        (slope,) = torch.autograd.grad(expected, v)
+        torch.testing.assert_close(loss(w)[0], expected.detach())
+        torch.testing.assert_close(loss.gradient(w)[0], slope)
+
+
+def test_accuracy_of_one_output():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 6, generator=g)
+    y = (x[:, 0] > 0.3).float()
+    bce = F.binary_cross_entropy_with_logits
+    net = Network(nn.Linear(6, 1))
+    w = torch.stack([net.weights(), torch.randn(net.k, generator=g)])
+    z = net(w, x)[..., 0]
+    right = ((z > 0) == (y > 0)).float().mean(1)
+    for target, criterion in (
+        (y, lambda z, t: bce(z.squeeze(-1), t)),
+        (y.long(), lambda z, t: bce(z.squeeze(-1), t.float())),
+        (y[:, None], bce),
+        (2 * y[:, None] - 1, F.soft_margin_loss),
+    ):
+        for chunk in (None, 5):
+            loss = Loss(net, (x, target), criterion, chunk=chunk)
+            torch.testing.assert_close(loss.accuracy(w), right)
+            torch.testing.assert_close(loss.accuracy(w[0]), right[0])
+    probabilities = Network(nn.Sequential(nn.Linear(6, 1), nn.Sigmoid()))
+    loss = Loss(probabilities, (x, y[:, None]), F.binary_cross_entropy)
+    torch.testing.assert_close(loss.accuracy(w), right)
+    with pytest.raises(ValueError, match="no accuracy"):
+        Loss(net, (x, x[:, :1]), F.mse_loss).accuracy(w)
+    many = Network(nn.Linear(6, 3))
+    flags = torch.rand(12, 3, generator=g).round()
+    v = many.weights()
+    expected = ((many(v, x) > 0) == (flags > 0)).float().mean()
+    torch.testing.assert_close(Loss(many, (x, flags), bce).accuracy(v), expected)
+    shares = torch.rand(12, 3, generator=g).softmax(-1)
+    expected = (many(v, x).argmax(-1) == shares.argmax(-1)).float().mean()
+    loss = Loss(many, (x, shares), F.cross_entropy)
+    torch.testing.assert_close(loss.accuracy(v), expected)
+    torch.testing.assert_close(loss.accuracy(v.expand(2, -1))[1], expected)
+
+
+def test_data_of_other_kinds():
+    net, w, x, y = problem()
+    expected = Loss(net, (x, y))(w)
+    for labels in (y.tolist(), y.numpy(), y.int(), y.to(torch.uint8)):
+        torch.testing.assert_close(Loss(net, (x.numpy(), labels))(w), expected)
+    with torch.inference_mode():
+        made = x.clone(), y.clone()
+        loss = Loss(net, made)
+        loss(w.float())
+        with pytest.raises(ValueError, match="inference_mode"):
+            loss.gradient(w)
+    right = Loss(net, (x, y)).gradient(w)
+    torch.testing.assert_close(loss.gradient(w), right)
+    torch.testing.assert_close(
+        loss.gradient(w.float()).double(), right, rtol=1e-4, atol=1e-6
+    )
+    with pytest.raises(ValueError, match=r"\(5,\).*\(7,\).*padding"):
+        Loss(net, [(torch.ones(2, t), torch.zeros(2).long()) for t in (5, 7)])
+    torch.manual_seed(0)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    Loss(net, DataLoader(TensorDataset(x, y), batch_size=5, shuffle=True))
+    assert torch.equal(torch.rand(1), after)
+
+
+def test_inputs_of_the_wrong_width_are_refused():
+    for module, x, both in (
+        (models.mlp(6, 5, 4), torch.zeros(8, 7), "7.*6"),
+        (models.mlp(6, 5, 4), torch.zeros(8, 2, 4), "8.*6"),
+        (
+            models.cnn((1, 8, 8), 4),
+            torch.zeros(8, 3, 8, 8),
+            "3|1 channel",
+        ),
+        (Tokens(), torch.full((8, 3), 9), "range"),
+    ):
+        y = torch.zeros(8, dtype=torch.long)
+        with pytest.raises(ValueError, match=f"does not take inputs.*({both})"):
+            Loss(Network(module), (x, y))
+
+
+def test_a_loss_that_no_parameter_reaches_is_refused():
+    net, w, x, y = problem()
+    loss = Loss(net, (x, y), lambda z, t: F.cross_entropy(z.detach(), t))
+    with pytest.raises(ValueError, match="no parameter reaches the loss"):
+        loss.gradient(w)
+
+
+def test_nan_anywhere_in_the_inputs_is_refused():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l = nn.Linear(6, 3)
+
+        def forward(self, a, b):
+            return self.l(a + b)
+
+    a, b = torch.ones(8, 6), torch.ones(8, 6)
+    b[0, 0] = torch.nan
+    for x in ((a, b), {"a": a, "b": b}):
+        with pytest.raises(ValueError, match="NaN"):
+            Loss(Network(Pair()), (x, torch.zeros(8, dtype=torch.long)))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "mse"])
+def test_ignored_labels_are_left_out_of_the_curvature(name):
+    net, w, x, y = problem()
+    y = y.clone()
+    y[::3] = -100
+    keep = y != -100
+    own = torch.stack([y, y.flip(0), y.roll(1)])
+    for chunk in (None, 5):
+        for labels in (y, own):
+            loss = Loss(net, (x, labels), name, chunk=chunk)
+            for i in range(3):
+                kept = labels[i] if labels is own else y
+                keep = kept != -100
+                alone = Loss(net, (x[keep], kept[keep]), name)
+                H, expected = Hessian(loss, w), Hessian(alone, w[i])
+                full = expected @ torch.eye(net.k).double()
+                torch.testing.assert_close((H @ w[..., None])[i, :, 0], full @ w[i])
+                torch.testing.assert_close(H.exact_diagonal()[i], full.diagonal())
+                norm = fisher_rao_norm(alone, w[i])
+                torch.testing.assert_close(fisher_rao_norm(loss, w)[i], norm)
