@@ -1,11 +1,13 @@
 """Network: the same function as the module, and the module left as it was found."""
 
 import copy
+import types
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from flatlab import models
 from flatlab.network import Layout, Network, over_members
@@ -360,3 +362,291 @@ def test_over_members_refuses_what_is_no_point_of_the_network():
         measured(net, w)
     with pytest.raises(TypeError, match="missing"):
         measured(net)
+
+
+def copied(module, w):
+    """A plain copy that holds the weights w."""
+    truth = copy.deepcopy(module).eval()
+    parts = Network(module).unflatten(w).values()
+    trained = [p for p in truth.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter, part in zip(trained, parts, strict=True):
+            parameter.copy_(part)
+    return truth
+
+
+def moved(net, lead=()):
+    g = torch.Generator().manual_seed(2)
+    return net.weights() + 0.3 * torch.randn(*lead, net.k, generator=g)
+
+
+class TwoPlaces(nn.Module):
+    """One embedding at two places, tied to the head besides."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(10, 4)
+        self.encoder = nn.ModuleDict({"embed": self.embed, "l": nn.Linear(4, 4)})
+        self.head = nn.Linear(4, 10, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        h = torch.tanh(self.encoder["l"](self.encoder["embed"](x))).mean(1)
+        return self.head(h + self.embed(x[:, 0]))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Linear(5, 6), nn.BatchNorm1d(6)
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def part(self, x):
+        return torch.tanh(self.body(torch.tanh(self.norm(x))))
+
+    def forward(self, x):
+        h = checkpoint(self.part, self.stem(x), use_reentrant=False)
+        return self.head(h)
+
+
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        padding = torch.zeros(x.shape[:2], dtype=torch.bool)
+        padding[:, -2:] = True
+        return self.head(self.encoder(x, src_key_padding_mask=padding).mean(1))
+
+
+def with_nothing():
+    module = nn.Linear(5, 3)
+    module.nothing = nn.Parameter(torch.empty(0, 5))
+    module.no_columns = nn.Parameter(torch.empty(4, 0))
+    return module
+
+
+def scaled_forward(where):
+    module = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    target = module if where is None else module[where]
+    kind = type(target)
+    target.forward = types.MethodType(lambda self, x: kind.forward(self, x) * 3, target)
+    return module
+
+
+HARD = {
+    "two places": (TwoPlaces, lambda: torch.arange(30).view(6, 5) % 10),
+    "checkpoint": (Checkpointed, lambda: images(5)),
+    "padding": (Padded, lambda: images(5, 4)),
+    "empty": (with_nothing, lambda: images(5)),
+    "forward of the stack": (lambda: scaled_forward(None), lambda: images(5)),
+    "forward of a layer": (lambda: scaled_forward(1), lambda: images(5)),
+    "sparse": (
+        lambda: nn.Sequential(nn.EmbeddingBag(10, 4, sparse=True), nn.Linear(4, 3)),
+        lambda: torch.arange(30).view(6, 5) % 10,
+    ),
+    "data parallel": (
+        lambda: nn.DataParallel(models.mlp(5, 4, 3)),
+        lambda: images(5),
+    ),
+    "recurrent": (
+        lambda: nn.Sequential(nn.GRU(5, 4, batch_first=True), Last(), nn.Linear(4, 3)),
+        lambda: images(7, 5),
+    ),
+}
+
+
+class Last(nn.Module):
+    def forward(self, x):
+        return x[0][:, -1]
+
+
+@pytest.mark.parametrize("kind", sorted(HARD))
+def test_values_and_slopes_are_those_of_a_plain_copy(kind):
+    """At weights that are not the module's own, again and again, for any member."""
+    make, inputs = HARD[kind]
+    torch.manual_seed(3)
+    module, x = make(), inputs()
+    net = Network(module)
+    w = moved(net, (2,)).requires_grad_()
+    for _ in range(2):
+        outputs = net(w, x)
+        (slopes,) = torch.autograd.grad(outputs.square().sum(), w)
+        for i in range(2):
+            truth = copied(module, w[i].detach())
+            for layer in truth.modules():
+                if hasattr(layer, "sparse"):
+                    layer.sparse = False
+            expected = truth(x)
+            trained = list(truth.parameters())
+            grads = torch.autograd.grad(
+                expected.square().sum(), trained, materialize_grads=True
+            )
+            slope = torch.cat([g.flatten() for g in grads])
+            torch.testing.assert_close(outputs[i], expected)
+            torch.testing.assert_close(slopes[i], slope, rtol=1e-4, atol=1e-5)
+            with torch.no_grad():  # where attention has a path of its own
+                torch.testing.assert_close(net(w[i], x), expected)
+
+
+def test_hooks_of_all_modules_are_not_bypassed():
+    module, x = models.mlp(5, 4, 3), images(5)
+    net = Network(module)
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda m, i, out: 2 * out if isinstance(m, nn.Linear) else None
+    )
+    try:
+        torch.testing.assert_close(net(net.weights()[None], x)[0], module(x))
+    finally:
+        handle.remove()
+    torch.testing.assert_close(net(net.weights(), x), module(x))
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(h), h
+
+
+def patched():
+    module = Two()
+    old = module.forward
+    module.forward = lambda x: old(x)[0]
+    return module
+
+
+def held():
+    """A function of a part of the module, kept in its constructor."""
+    module = nn.Sequential(nn.Linear(5, 4), nn.Identity())
+    head = nn.Linear(4, 3)
+    module[1].head = head
+    module[1].register_forward_hook(lambda m, inputs, out: head(out))
+    return module
+
+
+class Drawing(nn.Linear):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5, training=True)
+
+
+class Noisy(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + 0.1 * torch.randn(())
+
+
+class Counting(nn.Linear):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * self.calls
+
+
+class Detached(nn.Module):
+    def __init__(self, all_of_it=False):
+        super().__init__()
+        self.a, self.b, self.all_of_it = nn.Linear(5, 4), nn.Linear(4, 3), all_of_it
+
+    def forward(self, x):
+        out = self.b(torch.tanh(self.a(x)).detach())
+        return out.detach() if self.all_of_it else out
+
+
+class Forgetful(nn.Linear):
+    """Its copy is not what it was."""
+
+    def __deepcopy__(self, memo):
+        return nn.Linear(self.in_features, self.out_features)
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (patched, "own weights"),
+        (held, "own weights"),
+        (lambda: Drawing(5, 3), "second call"),
+        (lambda: Noisy(5, 3), "second call"),
+        (lambda: Counting(5, 3), "second call"),
+        (Detached, r"no gradient reaches a\.weight, a\.bias"),
+        (lambda: Detached(True), "no weight reaches"),
+        (lambda: Forgetful(5, 3), "copy of the module gives another"),
+    ],
+)
+def test_what_would_be_measured_wrongly_is_refused_and_left_as_it_was(make, words):
+    module, x = make().train(), images(5)
+    before = {n: t.clone() for n, t in module.state_dict().items()}
+    state = torch.get_rng_state()
+    net = Network(module)
+    for w in (net.weights(), moved(net, (2,))):
+        with pytest.raises(ValueError, match=words):
+            net(w, x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(m.training for m in module.modules())
+    after = module.state_dict()
+    assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_scripted_and_traced_modules_are_refused():
+    module = nn.Linear(5, 3)
+    for made in (
+        torch.jit.script(module),
+        torch.jit.trace(module, images(5)),
+        nn.Sequential(torch.jit.script(module)),
+    ):
+        with pytest.raises(TypeError, match=r"torch\.jit"):
+            Network(made)
+
+
+def test_compiled_modules_are_those_they_were_made_of():
+    x = images(5)
+    for plain in (models.mlp(5, 4, 3), nn.Sequential(nn.Linear(5, 3))):
+        net = Network(torch.compile(plain, backend="eager"))
+        w = moved(net)
+        torch.testing.assert_close(net(w, x), Network(plain)(w, x))
+
+
+def test_children_are_initialised_before_what_holds_them():
+    attention = Network(nn.MultiheadAttention(4, 2))
+    w = attention.init([5])
+    torch.manual_seed(5)
+    assert torch.equal(w[0], Network(nn.MultiheadAttention(4, 2)).weights())
+    name = "encoder.layers.0.linear1.weight"
+    net = Network(nn.Transformer(4, 2, 1, 1, 64))
+    bound = (6 / (4 + 64)) ** 0.5  # Xavier's; the layer's own is 1 / 2
+    drawn = net.unflatten(net.init(range(10)))[name].abs()
+    assert 0.95 * bound < drawn.max() <= bound
+
+
+def test_without_a_batching_rule_members_are_taken_in_turn(monkeypatch):
+    net = Network(HARD["recurrent"][0]())
+    w, x = moved(net, (3,)), images(7, 5)
+    expected = net(w, x)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)  # the branch that a GPU takes
+    torch.testing.assert_close(net(w, x), expected)
+    torch.testing.assert_close(net(w[:1], x), expected[:1])
+    cnn = Network(models.cnn((1, 8, 8), 4, channels=(2,), hidden=0))
+    together = cnn(moved(cnn, (3,)), images(1, 8, 8))
+    monkeypatch.undo()
+    torch.testing.assert_close(together, cnn(moved(cnn, (3,)), images(1, 8, 8)))
+
+
+def test_another_default_device_changes_nothing():
+    module, x = models.mlp(5, 4, 3, dropout=0.5), images(5)
+    expected = Network(module)(Network(module).init([1]), x)
+    torch.set_default_device("meta")
+    try:
+        net = Network(module)
+        assert torch.equal(net(net.init([1]), x), expected)
+    finally:
+        torch.set_default_device(None)
