@@ -29,7 +29,9 @@ class Neighbourhood:
     p: float = 2
 
     def __post_init__(self) -> None:
-        radius = torch.as_tensor(self.radius)
+        radius = torch.as_tensor(
+            self.radius, device=getattr(self.radius, "device", "cpu")
+        )
         if not bool(((radius > 0) & radius.isfinite()).all()):
             raise ValueError(f"radius must be positive and finite, got {self.radius}")
         if self.p not in (2, math.inf):
