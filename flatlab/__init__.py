@@ -4,107 +4,56 @@ A network is a point w in R^k and its training loss a surface over R^k. Everythi
 is a function of the two, and w carries a leading axis of members.
 """
 
-from flatlab import data, intervals, models, optim
-from flatlab.attacks import manifold_pgd, pca_manifold, pgd
-from flatlab.bounds import (
-    examples_needed,
-    kl_inverse,
-    optimise_pac_bayes,
-    pac_bayes_kl_bound,
-    sam_bound,
-    sigma_of_proof,
-)
-from flatlab.data import Dataset, Examples
-from flatlab.environment import device, scale, scaled
-from flatlab.hessian import Hessian
-from flatlab.information import (
-    binned_information,
-    information_bottleneck,
-    information_plane,
-    kde_information,
-)
-from flatlab.landscape import (
-    filter_normalised,
-    interpolate,
-    plane,
-    project,
-    trajectory_directions,
-)
-from flatlab.loss import Loss
-from flatlab.neighbourhoods import Neighbourhood, adaptive_ball, ball, keskar_box
-from flatlab.network import Layout, Network
-from flatlab.noise import (
-    bits_per_weight,
-    pac_bayes_sharpness,
-    quantise,
-    tolerated_noise,
-)
-from flatlab.reparameterization import rescale_layers, rescale_units
-from flatlab.sharpness import (
-    average_sharpness,
-    fisher_rao_norm,
-    gradient_norm,
-    keskar_sharpness,
-    relative_flatness,
-    worst_case_sharpness,
-)
-from flatlab.spectra import diagonal, eigenvalues, spectral_density, trace
-from flatlab.training import Run, train
+from flatlab import data as data
+from flatlab import intervals as intervals
+from flatlab import models as models
+from flatlab import optim as optim
+from flatlab.attacks import manifold_pgd as manifold_pgd
+from flatlab.attacks import pca_manifold as pca_manifold
+from flatlab.attacks import pgd as pgd
+from flatlab.bounds import examples_needed as examples_needed
+from flatlab.bounds import kl_inverse as kl_inverse
+from flatlab.bounds import optimise_pac_bayes as optimise_pac_bayes
+from flatlab.bounds import pac_bayes_kl_bound as pac_bayes_kl_bound
+from flatlab.bounds import sam_bound as sam_bound
+from flatlab.bounds import sigma_of_proof as sigma_of_proof
+from flatlab.data import Dataset as Dataset
+from flatlab.data import Examples as Examples
+from flatlab.environment import device as device
+from flatlab.environment import scale as scale
+from flatlab.environment import scaled as scaled
+from flatlab.hessian import Hessian as Hessian
+from flatlab.information import binned_information as binned_information
+from flatlab.information import information_bottleneck as information_bottleneck
+from flatlab.information import information_plane as information_plane
+from flatlab.information import kde_information as kde_information
+from flatlab.landscape import filter_normalised as filter_normalised
+from flatlab.landscape import interpolate as interpolate
+from flatlab.landscape import plane as plane
+from flatlab.loss import Loss as Loss
+from flatlab.neighbourhoods import Neighbourhood as Neighbourhood
+from flatlab.neighbourhoods import adaptive_ball as adaptive_ball
+from flatlab.neighbourhoods import ball as ball
+from flatlab.neighbourhoods import keskar_box as keskar_box
+from flatlab.network import Layout as Layout
+from flatlab.network import Network as Network
+from flatlab.noise import bits_per_weight as bits_per_weight
+from flatlab.noise import pac_bayes_sharpness as pac_bayes_sharpness
+from flatlab.noise import quantise as quantise
+from flatlab.noise import tolerated_noise as tolerated_noise
+from flatlab.reparameterization import rescale_layers as rescale_layers
+from flatlab.reparameterization import rescale_units as rescale_units
+from flatlab.sharpness import average_sharpness as average_sharpness
+from flatlab.sharpness import fisher_rao_norm as fisher_rao_norm
+from flatlab.sharpness import gradient_norm as gradient_norm
+from flatlab.sharpness import keskar_sharpness as keskar_sharpness
+from flatlab.sharpness import relative_flatness as relative_flatness
+from flatlab.sharpness import worst_case_sharpness as worst_case_sharpness
+from flatlab.spectra import diagonal as diagonal
+from flatlab.spectra import eigenvalues as eigenvalues
+from flatlab.spectra import spectral_density as spectral_density
+from flatlab.spectra import trace as trace
+from flatlab.training import Run as Run
+from flatlab.training import train as train
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "Dataset",
-    "Examples",
-    "Hessian",
-    "Layout",
-    "Loss",
-    "Neighbourhood",
-    "Network",
-    "Run",
-    "adaptive_ball",
-    "average_sharpness",
-    "ball",
-    "binned_information",
-    "bits_per_weight",
-    "data",
-    "device",
-    "diagonal",
-    "eigenvalues",
-    "examples_needed",
-    "filter_normalised",
-    "fisher_rao_norm",
-    "gradient_norm",
-    "information_bottleneck",
-    "information_plane",
-    "interpolate",
-    "intervals",
-    "kde_information",
-    "keskar_box",
-    "keskar_sharpness",
-    "kl_inverse",
-    "manifold_pgd",
-    "models",
-    "optim",
-    "optimise_pac_bayes",
-    "pac_bayes_kl_bound",
-    "pac_bayes_sharpness",
-    "pca_manifold",
-    "pgd",
-    "plane",
-    "project",
-    "quantise",
-    "relative_flatness",
-    "rescale_layers",
-    "rescale_units",
-    "sam_bound",
-    "scale",
-    "scaled",
-    "sigma_of_proof",
-    "spectral_density",
-    "tolerated_noise",
-    "trace",
-    "train",
-    "trajectory_directions",
-    "worst_case_sharpness",
-]

@@ -1,4 +1,4 @@
-"""Lines, planes and trajectories against direct evaluation and closed forms."""
+"""Lines and planes against direct evaluation and closed forms."""
 
 import pytest
 import torch
@@ -6,13 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flatlab import models
-from flatlab.landscape import (
-    filter_normalised,
-    interpolate,
-    plane,
-    project,
-    trajectory_directions,
-)
+from flatlab.landscape import filter_normalised, interpolate, plane
 from flatlab.loss import Loss
 from flatlab.network import Network
 
@@ -28,12 +22,11 @@ def problem(module=None, dtype=torch.float64):
 def test_a_line_is_the_loss_at_its_points():
     loss, w = problem()
     alphas = [-0.5, 0.0, 0.3, 1.0, 1.5]
-    line = interpolate(loss, w, w.flip(0), alphas, accuracy=True)
-    assert line.losses.shape == line.accuracies.shape == (3, 5)
+    line = interpolate(loss, w, w.flip(0), alphas)
+    assert line.losses.shape == (3, 5)
     for j, a in enumerate(alphas):
         point = (1 - a) * w + a * w.flip(0)
         torch.testing.assert_close(line.losses[:, j], loss(point))
-        torch.testing.assert_close(line.accuracies[:, j], loss.accuracy(point))
     # the ends are the ends, to the bit
     assert line.losses[:, 1].equal(interpolate(loss, w, w, [0.0]).losses[:, 0])
 
@@ -45,7 +38,10 @@ def test_a_line_joins_one_with_many():
     torch.testing.assert_close(many.losses, back.losses)
     single = interpolate(loss, w[0], w[1], [0.0, 0.5])
     assert single.losses.shape == (2,)
-    assert single.accuracies is None
+    pairs = torch.stack([w[:2], w[1:]])
+    both = interpolate(loss, pairs, pairs.flip(0), [0.0, 0.5])
+    alone = interpolate(loss, pairs[1], pairs[0], [0.0, 0.5])
+    torch.testing.assert_close(both.losses[1], alone.losses)
     torch.testing.assert_close(single.losses, many.losses[1])
 
 
@@ -53,19 +49,18 @@ def conv():
     return models.cnn((1, 6, 6), 4, channels=(3, 5), hidden=6)
 
 
-@pytest.mark.parametrize("biases", [False, True])
-def test_filters_of_a_direction_get_the_length_of_those_of_w(biases):
+def test_filters_of_a_direction_get_the_length_of_those_of_w():
     net = Network(conv())
     w = net.init(range(2), dtype=torch.float64)
     g = torch.Generator().manual_seed(0)
     d = torch.randn(net.k, generator=g, dtype=torch.float64)
-    got = filter_normalised(d, w, net.layout, biases=biases)
+    got = filter_normalised(d, w, net.layout)
     raw = {n: d[s].reshape(shape) for n, shape, s in net.layout}
     for i in range(2):
         want, have = net.unflatten(w[i]), net.unflatten(got[i])
         for name, value in have.items():
             for f in range(len(value)):
-                if value.ndim == 1 and not biases:
+                if value.ndim == 1:
                     assert value[f] == 0
                     continue
                 expected = raw[name][f] * want[name][f].norm() / raw[name][f].norm()
@@ -103,6 +98,12 @@ def test_a_plane_is_the_loss_at_its_points():
     single = plane(loss, w[1], (d1, d2), span=(1.0, 2.0), points=(5, 4))
     assert single.losses.shape == (5, 4)
     torch.testing.assert_close(single.losses, surface.losses[1])
+    pairs = torch.stack([w[:2], w[1:]])
+    wide = plane(loss, pairs, (d1, pairs), span=(1.0, 2.0), points=(4, 2))
+    assert wide.losses.shape == (2, 2, 4, 2) and wide.alphas.shape == (4,)
+    alone = plane(loss, w[2], (d1, w[2]), span=(1.0, 2.0), points=(4, 2))
+    torch.testing.assert_close(wide.losses[1, 1], alone.losses)
+    assert wide.centre.equal(pairs)
 
 
 @pytest.mark.parametrize("points", [3, 21, 51])
@@ -153,49 +154,6 @@ def test_eigenvector_planes_curve_as_the_eigenvalues_say():
         )
 
 
-def test_points_of_a_plane_are_found_on_it_and_others_at_their_distance():
-    loss, w = problem()
-    g = torch.Generator().manual_seed(1)
-    d1, d2, away = torch.randn(3, *w.shape, generator=g, dtype=torch.float64)
-    surface = plane(loss, w, (d1, d2 + 3 * d1), points=2)  # far from orthogonal
-    basis = torch.linalg.qr(torch.stack([d1, d2], -1)).Q
-    away = away - (basis @ (basis.mT @ away[..., None]))[..., 0]
-    away = away / away.norm(dim=-1, keepdim=True)
-    where = torch.tensor([[0.0, 0.0], [1.0, -2.0], [0.3, 0.1]], dtype=torch.float64)
-    snapshots = torch.stack(
-        [w + a * d1 + b * (d2 + 3 * d1) + h * away for h, (a, b) in enumerate(where)]
-    )
-    seen = project(surface, snapshots)
-    torch.testing.assert_close(seen.coordinates, where[:, None].expand(3, 3, 2))
-    torch.testing.assert_close(
-        seen.residual, torch.arange(3.0).double()[:, None].expand(3, 3)
-    )
-    squares = (snapshots - w).square().sum((0, -1))
-    torch.testing.assert_close(seen.explained, 1 - 5 / squares)
-    single = plane(loss, w[2], (d1[2], d2[2] + 3 * d1[2]), points=2)
-    alone = project(single, snapshots[:, 2])
-    torch.testing.assert_close(alone.coordinates, where)
-    torch.testing.assert_close(alone.explained, seen.explained[2])
-
-
-def test_a_trajectory_in_a_plane_is_explained_by_its_own_directions():
-    loss, w = problem()
-    g = torch.Generator().manual_seed(1)
-    spread = torch.randn(6, 3, 2, generator=g, dtype=torch.float64)
-    basis = torch.randn(3, 2, loss.net.k, generator=g, dtype=torch.float64)
-    snapshots = w + (spread[..., None, :] @ basis)[..., 0, :]
-    directions = trajectory_directions(snapshots, w)
-    seen = project(plane(loss, w, directions, points=2), snapshots)
-    torch.testing.assert_close(seen.explained, torch.ones(3).double())
-    # the first direction holds more than the second, and both have unit length
-    spread = seen.coordinates.square().sum(0)
-    assert (spread[:, 0] > spread[:, 1]).all()
-    for d in directions:
-        torch.testing.assert_close(d.norm(dim=-1), torch.ones(3).double())
-    random = project(plane(loss, w, points=2), snapshots)
-    assert (random.explained < 0.9).all()
-
-
 def test_bad_input_says_what_is_expected():
     loss, w = problem()
     with pytest.raises(ValueError, match="members"):
@@ -220,9 +178,5 @@ def test_bad_input_says_what_is_expected():
         plane(loss, w, span=0.0)
     with pytest.raises(ValueError, match="points"):
         plane(loss, w, points=1)
-    with pytest.raises(ValueError, match="snapshots"):
-        project(plane(loss, w, points=2), w)
-    with pytest.raises(ValueError, match="snapshots"):
-        trajectory_directions(w[None], w)
     with pytest.raises(ValueError, match="last axis"):
         filter_normalised(w[:, 1:], w, loss.net.layout)

@@ -29,7 +29,8 @@ def test_every_public_name_is_documented_once():
     assert not [name for name, times in listed.items() if times > 1]
     documented = {id(api_pages.resolve(name)) for name in listed}
     missing = []
-    for name in flatlab.__all__:
+    opening = Path(flatlab.__file__).read_text("utf-8")
+    for name in re.findall(r"^from flatlab\S* import \w+ as (\w+)$", opening, re.M):
         value = getattr(flatlab, name)
         parts = {name: value}
         if inspect.ismodule(value):  # whose functions are reached through it
