@@ -18,7 +18,7 @@ _SMALL = 1e-30
 
 
 @contextmanager
-def kept_buffers(module: nn.Module | None) -> Iterator[None]:
+def _kept_buffers(module: nn.Module | None) -> Iterator[None]:
     """Put all buffers of a module back on leaving, also after an exception.
 
     Running statistics, spectral norm's vectors, counters: whatever a forward pass in
@@ -278,7 +278,7 @@ class SAM(Optimizer):
             del gradients, gradient
             # autocast around the whole step would go on with the weights it has cast
             torch.clear_autocast_cache()
-            with kept_buffers(self.module):
+            with _kept_buffers(self.module):
                 self._call(compute)
         finally:
             # a copy and no subtraction, which would round
