@@ -527,5 +527,5 @@ def pca_manifold(x: Tensor, k: int, y: Tensor | None = None) -> PCAManifold:
         largest = components.abs().argmax(1, keepdim=True)
         components = components * components.gather(1, largest).sign()
         fitted.append((mean, components, scale[:k] / math.sqrt(len(flat))))
-    parts = (torch.stack(column) for column in zip(*fitted, strict=True))
-    return PCAManifold(*parts, x.shape[1:], y is not None)
+    mean, components, scale = (torch.stack(c) for c in zip(*fitted, strict=True))
+    return PCAManifold(mean, components, scale, x.shape[1:], y is not None)

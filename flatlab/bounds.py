@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ def _numbers(**values) -> list[Tensor]:
     return list(torch.broadcast_tensors(*tensors))
 
 
-def _require(condition: Tensor, name: str, expected: str, value) -> None:
+def _require(condition: Tensor, name: str, expected: str, value: Any) -> None:
     if not bool(condition.all()):
         raise ValueError(f"{name} must be {expected}, got {value}")
 
@@ -122,7 +123,7 @@ def _check_delta(delta: Tensor, name: str = "delta") -> None:
 # ------------------------------------------------------------------------ SAM's bound
 
 
-def sigma_of_proof(rho, n, k) -> Tensor:
+def sigma_of_proof(rho: Any, n: Any, k: Any) -> Tensor:
     """The noise for which the proof of SAM's bound needs its assumption.
 
     The theorem states L_D(w) <= E L_D(w + epsilon) for noise of size rho per
@@ -144,7 +145,15 @@ def sigma_of_proof(rho, n, k) -> Tensor:
 
 
 def sam_bound(
-    worst_loss, norm, *, rho, n, k, delta=0.05, constant=None, derived=False
+    worst_loss: Any,
+    norm: Any,
+    *,
+    rho: Any,
+    n: Any,
+    k: Any,
+    delta: Any = 0.05,
+    constant: float | None = None,
+    derived: bool = False,
 ) -> SamBound:
     r"""SAM's bound on the population loss (Foret et al. 2021, Theorem 2).
 
@@ -224,7 +233,14 @@ def sam_bound(
 
 
 def examples_needed(
-    complexity, norm, *, rho, k, delta=0.05, constant=None, derived=False
+    complexity: Any,
+    norm: Any,
+    *,
+    rho: Any,
+    k: Any,
+    delta: Any = 0.05,
+    constant: float | None = None,
+    derived: bool = False,
 ) -> Tensor:
     """How many examples bring the complexity of SAM's bound below a value.
 
@@ -271,7 +287,7 @@ def examples_needed(
 # --------------------------------------------------------------------------- PAC-Bayes
 
 
-def kl_inverse(q, c) -> Tensor:
+def kl_inverse(q: Any, c: Any) -> Tensor:
     """The largest p in [q, 1] with kl(q, p) <= c, between Bernoulli distributions.
 
     kl(q, p) = q ln(q / p) + (1 - q) ln((1 - q) / (1 - p)). An interval for p - q is
@@ -300,7 +316,9 @@ def kl_inverse(q, c) -> Tensor:
     return (q + high).clamp_max(1)
 
 
-def kl_gaussians(mean, sigma, prior_mean, prior_sigma) -> Tensor:
+def kl_gaussians(
+    mean: Tensor, sigma: Any, prior_mean: Tensor, prior_sigma: Any
+) -> Tensor:
     """KL(Q || P) of two Gaussians with independent coordinates.
 
     Args:
@@ -322,7 +340,9 @@ def kl_gaussians(mean, sigma, prior_mean, prior_sigma) -> Tensor:
     return 0.5 * (ratio + shift - 1 - ratio.log()).sum(-1)
 
 
-def pac_bayes_kl_bound(empirical_risk, kl, n, delta=0.05) -> Tensor:
+def pac_bayes_kl_bound(
+    empirical_risk: Any, kl: Any, n: Any, delta: Any = 0.05
+) -> Tensor:
     """The PAC-Bayes-kl bound (Seeger 2002) with Maurer's constant (Maurer 2004).
 
     With probability 1 - delta over the training set, for all posteriors Q at once:
@@ -349,7 +369,7 @@ def pac_bayes_kl_bound(empirical_risk, kl, n, delta=0.05) -> Tensor:
     return kl_inverse(risk, (kl + (2 * n.sqrt() / delta).log()) / n)
 
 
-def monte_carlo_bound(mean, samples, delta=0.01) -> Tensor:
+def monte_carlo_bound(mean: Any, samples: Any, delta: Any = 0.01) -> Tensor:
     """An upper confidence limit for an expectation of which samples were averaged.
 
     For independent samples in [0, 1] the expectation exceeds kl_inverse(mean,
@@ -371,7 +391,7 @@ def monte_carlo_bound(mean, samples, delta=0.01) -> Tensor:
 
 @torch.no_grad()
 def gibbs_errors(
-    net: Network, data, mean: Tensor, sigma: Tensor, *, samples: int, seed: int
+    net: Network, data: Any, mean: Tensor, sigma: Tensor, *, samples: int, seed: int
 ) -> Tensor:
     """The 0-1 error of weights drawn from a Gaussian, one value per draw.
 
@@ -398,8 +418,9 @@ def gibbs_errors(
     errors = []
     for start in progress(range(0, samples, size), "Monte-Carlo samples"):
         members = min(size, samples - start)
-        like = dict(dtype=mean.dtype, device="cpu")
-        z = torch.randn(members, net.k, generator=noise, **like).to(mean.device)
+        z = torch.randn(
+            members, net.k, generator=noise, dtype=mean.dtype, device="cpu"
+        ).to(mean.device)
         right = loss.accuracy(mean + sigma * z).cpu().double() * loss.n
         errors.append(1 - right.round() / loss.n)  # whole examples, without rounding
     return torch.cat(errors)
@@ -407,7 +428,7 @@ def gibbs_errors(
 
 def optimise_pac_bayes(
     net: Network,
-    data,
+    data: Any,
     *,
     prior: Tensor,
     start: Tensor,
@@ -417,7 +438,7 @@ def optimise_pac_bayes(
     draws: int = 1,
     learning_rate: float = 1e-2,
     sigma: float = 0.03,
-    prior_sigmas=None,
+    prior_sigmas: Any = None,
     samples: int = 10_000,
     delta: float = 0.04,
     delta_mc: float = 0.01,
@@ -469,7 +490,7 @@ def optimise_pac_bayes(
             f"sigma and learning_rate must be positive, got {sigma}, {learning_rate}"
         )
     for name, value in (("delta", delta), ("delta_mc", delta_mc)):
-        _check_delta(*_numbers(delta=value), name)
+        _check_delta(_numbers(delta=value)[0], name)
     if prior_sigmas is None:
         prior_sigmas = torch.logspace(-3, 0, 64, dtype=torch.float64, device="cpu")
     (grid,) = _numbers(prior_sigmas=prior_sigmas)
@@ -483,16 +504,16 @@ def optimise_pac_bayes(
         )
     prior = prior.detach().to(start)
     share = delta / len(grid)
-    mean, sigma = _descend(
+    mean, spread = _descend(
         loss, prior, start.detach(), sigma, seed, steps, batch_size, draws,
         learning_rate, math.log(2 * math.sqrt(loss.n) / share),
     )  # fmt: skip
 
     data = (loss.x, loss.y)
-    errors = gibbs_errors(net, data, mean, sigma, samples=samples, seed=seed)
+    errors = gibbs_errors(net, data, mean, spread, samples=samples, seed=seed)
     risk = errors.mean().clamp(0, 1)
     upper = monte_carlo_bound(risk, samples, delta_mc)
-    kl = kl_gaussians(mean, sigma, prior, grid[:, None]).clamp_min(0)
+    kl = kl_gaussians(mean, spread, prior, grid[:, None]).clamp_min(0)
     best = int(kl.argmin())  # the shares are equal: least KL, least bound
     bound = pac_bayes_kl_bound(upper, kl[best], loss.n, share)
     return Certificate(
@@ -502,7 +523,7 @@ def optimise_pac_bayes(
         kl=float(kl[best]),
         prior_sigma=float(grid[best]),
         mean=mean,
-        sigma=sigma,
+        sigma=spread,
         n=loss.n,
         samples=samples,
         delta=delta,
@@ -510,7 +531,7 @@ def optimise_pac_bayes(
     )
 
 
-def _check_point(net: Network, w, name: str) -> None:
+def _check_point(net: Network, w: Any, name: str) -> None:
     net.check(w)
     if w.ndim != 1 or not bool(w.isfinite().all()):
         raise ValueError(
@@ -533,8 +554,7 @@ def _descend(
         index = torch.randint(
             n, (min(batch_size, n),), generator=batches, device="cpu"
         ).to(start.device)
-        like = dict(dtype=start.dtype, device="cpu")
-        z = torch.randn(draws, net.k, generator=noise, **like)
+        z = torch.randn(draws, net.k, generator=noise, dtype=start.dtype, device="cpu")
         with torch.enable_grad():
             spread = log_sigma.exp()
             w = mean + spread * z.to(start.device)

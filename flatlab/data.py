@@ -5,10 +5,12 @@ import os
 import random
 import tarfile
 import tempfile
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +48,7 @@ class Examples:
 
     x: Tensor
     y: Tensor
-    clean_y: Tensor | None = None
+    clean_y: Tensor = None  # type: ignore[assignment]  # y where not given
 
     def __post_init__(self):
         if self.clean_y is None:
@@ -78,10 +80,10 @@ class Examples:
             bad = int((~torch.isfinite(self.x)).flatten(1).any(1).sum())
             raise ValueError(f"x holds NaN or infinite values in {bad} of {n} examples")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> "Examples":
         """Pick examples by a slice, or by a tensor or list of positions or bools."""
         if isinstance(index, int):
             raise TypeError(
@@ -90,7 +92,7 @@ class Examples:
         return Examples(self.x[index], self.y[..., index], self.clean_y[index])
 
     @property
-    def corrupted(self):
+    def corrupted(self) -> Tensor:
         """Where the label to be learned is wrong: bool, shape of ``y``."""
         return self.y != self.clean_y
 
@@ -159,7 +161,7 @@ class Dataset:
         """
         return self._map(lambda examples: examples.to(device, dtype))
 
-    def subset(self, n):
+    def subset(self, n: int) -> "Dataset":
         """Keep only the first examples of the train split.
 
         Args:
@@ -178,15 +180,15 @@ class Dataset:
     @classmethod
     def from_arrays(
         cls,
-        x,
-        y,
+        x: Any,
+        y: Any,
         *,
-        test=0.2,
-        validation=0.1,
-        classes=None,
-        seed=0,
-        name="arrays",
-    ):
+        test: Any = 0.2,
+        validation: Any = 0.1,
+        classes: int | None = None,
+        seed: int = 0,
+        name: str = "arrays",
+    ) -> "Dataset":
         """Make a data set of arrays, splitting off what is not given.
 
         Args:
@@ -209,7 +211,8 @@ class Dataset:
         used = 0
         for split, given in (("test", test), ("validation", validation)):
             if not isinstance(given, int | float):
-                splits[split] = _examples(*given)
+                inputs, labels = given
+                splits[split] = _examples(inputs, labels)
                 continue
             if not 0 < given < 1:
                 raise ValueError(
@@ -234,7 +237,9 @@ class Dataset:
             classes = 1 + max(int(part.y.max()) for part in (train, *splits.values()))
         return cls(train, splits["validation"], splits["test"], classes, name)
 
-    def _map(self, change, name=None):
+    def _map(
+        self, change: Callable[[Examples], Examples], name: str | None = None
+    ) -> "Dataset":
         """Apply a function of Examples to each split."""
         return replace(
             self,
@@ -248,7 +253,7 @@ class Dataset:
 # -- the data sets -------------------------------------------------------------------
 
 
-def digits(seed=0, standardize=True):
+def digits(seed: int = 0, standardize: bool = True) -> Dataset:
     """Load scikit-learn's 1,797 handwritten digits of 8 by 8 pixels.
 
     Args:
@@ -266,7 +271,13 @@ def digits(seed=0, standardize=True):
     return _split(x, bunch.target[order], 1000, 297, "digits", standardize)
 
 
-def mnist1d(seed=0, train=4000, validation=1000, test=8000, cache=None):
+def mnist1d(
+    seed: int = 0,
+    train: int = 4000,
+    validation: int = 1000,
+    test: int = 8000,
+    cache: str | Path | None = None,
+) -> Dataset:
     """Draw the MNIST-1D signals: ten digits as noisy curves of 40 points.
 
     The generator of the ``mnist1d`` package makes all splits in one draw, which is
@@ -300,7 +311,9 @@ def mnist1d(seed=0, train=4000, validation=1000, test=8000, cache=None):
     return _split(x, stored["y"][:total], train, validation, "mnist1d")
 
 
-def twelve_bits(seed=0, fraction=0.85, validation=0.05):
+def twelve_bits(
+    seed: int = 0, fraction: float = 0.85, validation: float = 0.05
+) -> Dataset:
     """Compute the task of Shwartz-Ziv and Tishby: all patterns of 12 bits.
 
     The bits stand for the vertices of an icosahedron. A pattern has label 1 where the
@@ -330,13 +343,17 @@ def twelve_bits(seed=0, fraction=0.85, validation=0.05):
     y = (x.sum(1) + 1.115 * length > 7.7775).astype(np.int64)
     order = np.random.default_rng(seed).permutation(4096)
     ends = slice(train), slice(4096 - held_out, None), slice(train, 4096 - held_out)
-    parts = (_examples(x[order[part]], y[order[part]]) for part in ends)
-    return Dataset(*parts, 2, "twelve_bits")
+    learn, check, rest = (_examples(x[order[e]], y[order[e]]) for e in ends)
+    return Dataset(learn, check, rest, 2, "twelve_bits")
 
 
 def cifar10(
-    seed=0, validation=5000, cache=None, base_url=CIFAR10_URL, checksum=CIFAR10_CHECKSUM
-):
+    seed: int = 0,
+    validation: int = 5000,
+    cache: str | Path | None = None,
+    base_url: str = CIFAR10_URL,
+    checksum: str = CIFAR10_CHECKSUM,
+) -> Dataset:
     """Load CIFAR-10 from its binary archive, downloaded on first use (162 MB).
 
     Args:
@@ -362,12 +379,12 @@ def cifar10(
 
 
 def fashion_mnist(
-    seed=0,
-    validation=5000,
-    cache=None,
-    base_url=FASHION_MNIST_URL,
-    checksums=FASHION_MNIST_CHECKSUMS,
-):
+    seed: int = 0,
+    validation: int = 5000,
+    cache: str | Path | None = None,
+    base_url: str = FASHION_MNIST_URL,
+    checksums: dict[str, str] = FASHION_MNIST_CHECKSUMS,
+) -> Dataset:
     """Load Fashion-MNIST, downloaded on first use (30 MB).
 
     Args:
@@ -401,13 +418,13 @@ PLACEMENTS = {
 
 
 def stars_and_moons(
-    seed=0,
-    placement="diagonal",
-    test_placement=None,
-    train=600,
-    validation=200,
-    test=1000,
-):
+    seed: int = 0,
+    placement: str = "diagonal",
+    test_placement: str | None = None,
+    train: int = 600,
+    validation: int = 200,
+    test: int = 1000,
+) -> Dataset:
     """Draw stars and moons whose place gives their class away.
 
     The toy task of Geirhos et al. (2020), figure 2: one bright star or crescent moon
@@ -437,7 +454,7 @@ def stars_and_moons(
             raise ValueError(
                 f"unknown placement {name!r}; known are {', '.join(PLACEMENTS)}"
             )
-    splits = []
+    splits: list[Examples] = []
     for i, (split, n) in enumerate(
         {"train": train, "validation": validation, "test": test}.items()
     ):
@@ -448,13 +465,14 @@ def stars_and_moons(
     name = f"stars_and_moons, {placement}"
     if places[2] != placement:
         name += f", tested {places[2]}"
-    return Dataset(*splits, 2, name)
+    learn, check, rest = splits
+    return Dataset(learn, check, rest, 2, name)
 
 
 # -- the corruptions -----------------------------------------------------------------
 
 
-def corrupt_labels(data, fraction, seed=0):
+def corrupt_labels(data: Dataset, fraction: Any, seed: Any = 0) -> Dataset:
     """Replace labels of the train split by random ones, the true one among them.
 
     As Zhang et al. (2017) do, so that of 10 classes one in ten replaced labels stays.
@@ -509,7 +527,7 @@ def corrupt_labels(data, fraction, seed=0):
     )
 
 
-def shuffled_pixels(data, seed=0):
+def shuffled_pixels(data: Dataset, seed: int = 0) -> Dataset:
     """Apply one and the same random permutation to the pixels of every image.
 
     Train, validation and test images are permuted alike, so that there is as much to
@@ -533,7 +551,7 @@ def shuffled_pixels(data, seed=0):
     return data._map(shuffle, f"{data.name}, shuffled pixels")
 
 
-def random_pixels(data, seed=0):
+def random_pixels(data: Dataset, seed: int = 0) -> Dataset:
     """Apply a fresh random permutation to the pixels of each image.
 
     Zhang et al. (2017), section 2.1. Channels of a pixel stay together.
@@ -556,7 +574,7 @@ def random_pixels(data, seed=0):
     return data._map(shuffle, f"{data.name}, random pixels")
 
 
-def gaussian_inputs(data, seed=0):
+def gaussian_inputs(data: Dataset, seed: int = 0) -> Dataset:
     """Replace every input by Gaussian noise of the data's mean and variance.
 
     Zhang et al. (2017), section 2.1; the mean and variance are those of all pixels of
@@ -613,7 +631,8 @@ def _split(x, y, train, validation, name, standardize=True):
         slice(train, train + validation),
         slice(train + validation, None),
     )
-    return Dataset(*(Examples(x[part], y[part]) for part in ends), 10, name)
+    learn, check, rest = (Examples(x[part], y[part]) for part in ends)
+    return Dataset(learn, check, rest, 10, name)
 
 
 def _standardised(x, reference):

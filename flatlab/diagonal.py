@@ -91,9 +91,7 @@ def leaves_of(net: Network, w: Tensor) -> Parameters:
     return {n: p.detach().requires_grad_() for n, p in net.unflatten(w).items()}
 
 
-def chunks_of(
-    loss: Loss, w: Tensor, member: int
-) -> Iterator[tuple[Any, Tensor, float]]:
+def chunks_of(loss: Loss, w: Tensor, member: int) -> Iterator[tuple[Any, Tensor, Any]]:
     """The data of one member of w, (members, k), in chunks."""
     if not loss.own_labels:
         yield from loss.chunks(w[member])

@@ -3,13 +3,15 @@
 import importlib
 import os
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 
+_T = TypeVar("_T")
 SCALES = ("smoke", "laptop", "gpu")
 
 
-def device():
+def device() -> torch.device:
     """Choose where tensors live: CUDA, then MPS, then the CPU.
 
     The environment variable ``FLATLAB_DEVICE`` (``cpu``, ``cuda``, ``cuda:1``,
@@ -47,7 +49,7 @@ def device():
     return chosen
 
 
-def check_dtype(dtype, device):
+def check_dtype(dtype: torch.dtype | None, device: torch.device | str | None) -> None:
     """Refuse a number format that a device does not have.
 
     Args:
@@ -66,7 +68,7 @@ def check_dtype(dtype, device):
         )
 
 
-def scale():
+def scale() -> str:
     """Read the scale of the experiments from ``FLATLAB_SCALE``.
 
     Returns:
@@ -81,7 +83,7 @@ def scale():
     return chosen
 
 
-def scaled(*, smoke, laptop, gpu):
+def scaled(*, smoke: _T, laptop: _T, gpu: _T) -> _T:
     """Choose between three values by the scale, in sight of the reader.
 
     Args:

@@ -9,12 +9,14 @@ Y -> X -> T, so that I(T;Y) cannot exceed I(X;Y), nor I(X;T).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flatlab.data import Dataset
+from flatlab.network import Network
 
 # Integers up to here, and sums of them that stay below, are exact in float64.
 _EXACT = 2**53
@@ -60,7 +62,7 @@ class Bottleneck:
 # -- distributions -------------------------------------------------------------------
 
 
-def entropy(p):
+def entropy(p: Tensor) -> Tensor:
     """Entropy of discrete distributions.
 
     Args:
@@ -75,7 +77,7 @@ def entropy(p):
     return bits.clamp(0, math.log2(p.shape[-1]))
 
 
-def mutual_information(joint):
+def mutual_information(joint: Tensor) -> Tensor:
     """Mutual information of two discrete variables with a known joint distribution.
 
     Args:
@@ -93,7 +95,15 @@ def mutual_information(joint):
 # -- estimates from activations ------------------------------------------------------
 
 
-def binned_information(t, y, *, bins=30, range=(-1.0, 1.0), width=None, clip=False):
+def binned_information(
+    t: Any,
+    y: Tensor,
+    *,
+    bins: Any = 30,
+    range: Any = (-1.0, 1.0),
+    width: float | None = None,
+    clip: bool = False,
+):
     """I(X;T) and I(T;Y) of layers whose activations are sorted into bins.
 
     T is the tuple of the bins of all units, compared exactly, however many units there
@@ -135,7 +145,7 @@ def binned_information(t, y, *, bins=30, range=(-1.0, 1.0), width=None, clip=Fal
     return _per_layer(estimate, t, y)
 
 
-def kde_information(t, y, *, variance=1e-3, bound="upper"):
+def kde_information(t: Any, y: Tensor, *, variance: float = 1e-3, bound: str = "upper"):
     """I(X;T) and I(T;Y) of layers to which Gaussian noise is added.
 
     The noise makes T a mixture of n Gaussians, whose entropy lies between two sums over
@@ -173,7 +183,9 @@ def kde_information(t, y, *, variance=1e-3, bound="upper"):
     return _per_layer(estimate, t, y)
 
 
-def layer_outputs(net, w, x, *, softmax=True):
+def layer_outputs(
+    net: Network, w: Tensor, x: Any, *, softmax: bool = True
+) -> list[Tensor]:
     """Activations of every layer of a dense network.
 
     Args:
@@ -215,7 +227,14 @@ def layer_outputs(net, w, x, *, softmax=True):
 
 
 def information_plane(
-    net, w, data, *, estimate=binned_information, layers=None, softmax=True, **options
+    net: Network,
+    w: Tensor,
+    data: Any,
+    *,
+    estimate: Any = binned_information,
+    layers: Any = None,
+    softmax: bool = True,
+    **options,
 ):
     """I(X;T) and I(T;Y) of every layer of every member at every snapshot.
 
@@ -266,14 +285,14 @@ def information_plane(
 
 
 def information_bottleneck(
-    joint,
-    betas,
+    joint: Tensor,
+    betas: Any,
     *,
-    clusters=None,
-    restarts=8,
-    seed=0,
-    tolerance=1e-9,
-    max_iterations=5000,
+    clusters: int | None = None,
+    restarts: int = 8,
+    seed: int = 0,
+    tolerance: float = 1e-9,
+    max_iterations: int = 5000,
 ):
     """Encoders p(t | x) that minimise I(X;T) - beta I(T;Y), by alternating steps.
 
@@ -438,14 +457,14 @@ def _check_bins(bins, interval, width):
         )
 
 
-def _finite_range(t):
+def _finite_range(t: Tensor) -> tuple[float, float]:
     low, high = (float(value) for value in torch.aminmax(t))
     if not math.isfinite(low + high):
         raise ValueError("activations hold NaN or infinite values")
     return low, high
 
 
-def _cells(t, bins, interval, width, clip):
+def _cells(t: Tensor, bins: Any, interval: Any, width: float | None, clip: bool):
     """Bin of every activation, integers in float64 from 0 on, and how many there are.
 
     ``t`` is (rows, n, units).
@@ -469,7 +488,7 @@ def _cells(t, bins, interval, width, clip):
         # A layer that is constant has one bin, whatever its length is taken to be.
         scale = bins / length.where(length > 0, torch.ones_like(length))
         return (t - start).mul_(scale).floor_().clamp_(0, bins - 1), bins
-    start, end = interval
+    start, end = (float(end) for end in interval)
     if not clip and (low < start or high > end):
         raise ValueError(
             f"activations run from {low:g} to {high:g}, outside the range {interval}: "
@@ -515,7 +534,8 @@ def _codes(cells, radix):
     n, units = cells.shape[1:]
     # Every step adds at least one digit to a rank.
     first, later = _digits(_EXACT, radix), _digits(_EXACT // n, radix)
-    codes, bound, done = None, 1, 0
+    codes: Any = None
+    bound, done = 1, 0
     while done < units:
         if codes is not None:
             codes, bound = _rank(codes).double(), n

@@ -163,7 +163,7 @@ def _gather(batches: Iterable[Any]) -> tuple[Any, Tensor]:
 def _as_tensors(x: Any) -> Any:
     """Arrays and lists of numbers as tensors that autograd can use, in any nesting."""
 
-    def convert(t):
+    def convert(t: Any) -> Any:
         if isinstance(t, np.ndarray | np.generic):
             t = torch.as_tensor(t, device="cpu")
         if isinstance(t, Tensor) and t.is_inference():
@@ -396,7 +396,7 @@ class Loss:
         members = w.shape[0] if w.ndim == 2 and at_once else 1
         return max(1, min(self.n, CHUNK_ELEMENTS // (members * self._units)))
 
-    def value(self, parameters: Parameters, x, y: Tensor, members: bool) -> Tensor:
+    def value(self, parameters: Parameters, x: Any, y: Tensor, members: bool) -> Tensor:
         """Mean loss on given examples, differentiable in the parameters.
 
         Args:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class Neighbourhood:
         if self.p not in (2, math.inf):
             raise ValueError(f"p must be 2 or math.inf, got {self.p!r}")
 
-    def at(self, w: Tensor, layout=None) -> "Bound":
+    def at(self, w: Tensor, layout: Any = None) -> "Bound":
         """The set around w, (k,) or (..., k), with t(w) computed once."""
         radius = self.radius
         if isinstance(radius, Tensor):
@@ -150,7 +151,7 @@ class Bound:
             raise ValueError("give either seeds or a generator")
         shape = self.t.shape
         if generator is None:
-            seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+            seeds = [seeds] if isinstance(seeds, int) else list(seeds or ())
             if len(seeds) != shape[:-1].numel():
                 raise ValueError(
                     f"expected {shape[:-1].numel()} seeds, got {len(seeds)}"
@@ -190,7 +191,7 @@ def _positive(x: Tensor) -> Tensor:
 class _Ones:
     """t = 1."""
 
-    def __call__(self, w: Tensor, layout=None) -> Tensor:
+    def __call__(self, w: Tensor, layout: Any = None) -> Tensor:
         return torch.ones_like(w)
 
 
@@ -198,7 +199,7 @@ class _Ones:
 class _OnePlusMagnitude:
     """t = |w| + 1."""
 
-    def __call__(self, w: Tensor, layout=None) -> Tensor:
+    def __call__(self, w: Tensor, layout: Any = None) -> Tensor:
         return w.abs() + 1
 
 
@@ -210,7 +211,7 @@ class _Magnitude:
     eta: float
     biases: bool
 
-    def __call__(self, w: Tensor, layout=None) -> Tensor:
+    def __call__(self, w: Tensor, layout: Any = None) -> Tensor:
         if layout is None and not (self.by == "weight" and self.biases):
             raise ValueError(
                 f"a neighbourhood by {self.by!r} with biases={self.biases} needs the "
@@ -225,6 +226,7 @@ class _Magnitude:
             t = sums.sqrt().index_select(-1, group)
         t = t + self.eta
         if not self.biases:
+            assert layout is not None
             t = torch.where(layout.is_bias.to(w.device), 1, t)
         return t
 

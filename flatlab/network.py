@@ -92,6 +92,8 @@ class _Dropout(nn.Module):
         self.p, self.channels = p, channels
         self.register_buffer("mask", torch.ones((), device="cpu"), persistent=False)
 
+    mask: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         return x if self.mask.ndim == 0 else x * self.mask
 
@@ -270,7 +272,7 @@ class Network:
 
     # --------------------------------------------------------------- evaluation
 
-    def __call__(self, w: Tensor, x) -> Tensor:
+    def __call__(self, w: Tensor, x: Any) -> Tensor:
         """Logits, (..., n, classes), of w, (..., k), on the same inputs.
 
         Args:
@@ -286,7 +288,7 @@ class Network:
     def evaluate(
         self,
         parameters: Parameters,
-        x,
+        x: Any,
         *,
         members: bool,
         own_inputs: bool = False,
@@ -334,17 +336,19 @@ class Network:
             )
         return torch.stack(outputs)
 
-    def _run(self, state: Parameters, x, module: nn.Module | None = None) -> Tensor:
+    def _run(
+        self, state: Parameters, x: Any, module: nn.Module | None = None
+    ) -> Tensor:
         """The output of the structure, or of another module, with this state."""
         x = tree_map(_copy, x)  # a module may work on its inputs in place
-        named = x if isinstance(x, Mapping) else {}
+        named = dict(x) if isinstance(x, Mapping) else {}
         inputs = () if named else x if isinstance(x, tuple | list) else (x,)
         with self._plainly():
             if module is not None:
                 output = module(*inputs, **named)
             elif self._recomputes:
                 # what is computed again in the backward pass needs these weights still
-                places = dict(self._skeleton.named_parameters())
+                places: Parameters = {**dict(self._skeleton.named_parameters())}
                 places.update(self._skeleton.named_buffers())
                 memo = {id(places[n]): value for n, value in state.items()}
                 output = copy.deepcopy(self._skeleton, memo)(*inputs, **named)
@@ -376,7 +380,7 @@ class Network:
             torch.backends.mha.set_fastpath_enabled(False)
             yield
 
-    def _examine(self, x, like: Tensor) -> None:
+    def _examine(self, x: Any, like: Tensor) -> None:
         """Look once at what would give wrong numbers without a word; x is (2, ...)."""
         devices = [like.device] if like.device.type == "cuda" else []
         buffers = {b: b.clone() for b in self._source.buffers()}
@@ -404,7 +408,7 @@ class Network:
                         buffer.copy_(value)
         self._examined = True
 
-    def _examine_derivatives(self, x, values: Parameters) -> None:
+    def _examine_derivatives(self, x: Any, values: Parameters) -> None:
         leaves = {n: p.detach().clone().requires_grad_() for n, p in values.items()}
         state = {**self._fixed(next(iter(leaves.values()))), **leaves}
         said = "computes again"
@@ -452,7 +456,7 @@ class Network:
                     self._dense = None  # a layer that does more than its type says
 
     @torch.no_grad()
-    def _examine_copy(self, x) -> None:
+    def _examine_copy(self, x: Any) -> None:
         own = self.weights()
         x = place(x, own.device, own.dtype)
         copied = self._run({**self._fixed(own), **self.unflatten(own)}, x)
@@ -532,7 +536,7 @@ class Network:
         ]
         return layers if tuple(expected) == self.layout.names else None
 
-    def _flattens(self, x, own_inputs: bool) -> bool:
+    def _flattens(self, x: Any, own_inputs: bool) -> bool:
         """Whether x reaches the first dense layer as one vector per example."""
         if not isinstance(x, Tensor):
             return False
@@ -568,7 +572,7 @@ class Network:
             for module in self._skeleton.modules()
         )
 
-    def activations(self, x) -> int:
+    def activations(self, x: Any) -> int:
         """Numbers that the layers put out for one example: what a gradient must hold.
 
         Two examples x, (2, ...), are enough for layers that refuse one.
@@ -589,7 +593,7 @@ class Network:
                 handle.remove()
         return count // len(tensors(x)[0])
 
-    def _probe(self, x) -> Tensor:
+    def _probe(self, x: Any) -> Tensor:
         """The output of the structure at the module's own weights, for its hooks."""
         parts = tensors(x)
         own = self.weights()
@@ -598,7 +602,7 @@ class Network:
         with torch.no_grad():
             return self._run({**self._fixed(like), **self.unflatten(like)}, x)
 
-    def probe(self, x) -> Tensor:
+    def probe(self, x: Any) -> Tensor:
         """The output at the module's own weights on a few examples.
 
         Raises:
@@ -678,9 +682,11 @@ def over_members(function: _F, *, finite: bool = True) -> _F:
             raise TypeError(f"expected a {wanted}, got {type(owner).__name__}")
         owner.check(w)
         lead, members = w.shape[:-1], w.detach().reshape(-1, w.shape[-1])
-        bad = (~members.isfinite().all(-1)).nonzero().flatten() if finite else ()
-        if len(bad):
-            where = f" of members {bad.tolist()}" if lead else ""
+        bad = []
+        if finite:
+            bad = (~members.isfinite().all(-1)).nonzero().flatten().tolist()
+        if bad:
+            where = f" of members {bad}" if lead else ""
             raise ValueError(
                 f"the weights{where} hold NaN or infinite values; leave out members "
                 "whose training diverged"
@@ -692,7 +698,7 @@ def over_members(function: _F, *, finite: bool = True) -> _F:
     return cast(_F, outer)
 
 
-def _lead_back(result, lead: torch.Size):
+def _lead_back(result: Any, lead: torch.Size) -> Any:
     """The leading axes ``lead`` in place of the axis of members, in all of a result."""
     if isinstance(result, Tensor):
         is_ours = result.ndim > 0 and len(result) == lead.numel()
@@ -726,12 +732,12 @@ def chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
     ]
 
 
-def select(x, index):
+def select(x: Any, index: Any) -> Any:
     """Examples of a tensor, or of every tensor in a dict or tuple."""
     return tree_map(lambda t: t[index] if isinstance(t, Tensor) else t, x)
 
 
-def place(x, device: torch.device, dtype: torch.dtype):
+def place(x: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Inputs on a device, floating-point ones in a dtype."""
 
     def put(t):
@@ -742,7 +748,7 @@ def place(x, device: torch.device, dtype: torch.dtype):
     return tree_map(put, x)
 
 
-def tensors(x) -> list[Tensor]:
+def tensors(x: Any) -> list[Tensor]:
     """The tensors of an input: itself, or those of a dict or tuple."""
     return [t for t in tree_leaves(x) if isinstance(t, Tensor)]
 

@@ -7,6 +7,7 @@ description length (Hochreiter and Schmidhuber 1997; Hinton and van Camp 1993).
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def wide(w: Tensor) -> Tensor:
     return w.to(torch.promote_types(w.dtype, torch.float32))
 
 
-def at_points(loss: Loss, measure: Callable, points: Iterable[Tensor]):
+def at_points(loss: Loss, measure: Callable, points: Iterable[Tensor]) -> Any:
     """A measure at several points per member, many evaluated as one ensemble.
 
     Args:

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, Optimizer
 
@@ -31,6 +33,7 @@ def _kept_buffers(module: nn.Module | None) -> Iterator[None]:
     finally:
         for name, buffer in buffers.items():
             owner, _, own = name.rpartition(".")
+            assert module is not None
             if module.get_buffer(name) is not buffer:  # replaced, not written to
                 setattr(module.get_submodule(owner), own, buffer)
             buffer.copy_(before[name])
@@ -91,6 +94,11 @@ class SAM(Optimizer):
     # GradScaler then announces itself by an attribute ``grad_scale``, which `step`
     # refuses; otherwise the scaled gradient of the second pass would go unnoticed
     _step_supports_amp_scaling = True
+
+    base: Optimizer
+    neighbourhood: Neighbourhood
+    module: nn.Module | None
+    skipped: int
 
     def __init__(
         self,
@@ -246,8 +254,8 @@ class SAM(Optimizer):
                 continue
             for i, p in enumerate(parameters):
                 if p.grad is not None:
-                    part = p.grad * share
-                    average[i] = part if average[i] is None else average[i] + part
+                    part, sofar = p.grad * share, average[i]
+                    average[i] = part if sofar is None else sofar + part
         else:
             if not single:
                 for p, gradient in zip(parameters, average, strict=True):
@@ -256,12 +264,14 @@ class SAM(Optimizer):
         if single:
             return losses[0]
         done = shares[: len(losses)]
-        return sum(s * l for s, l in zip(done, losses, strict=True)) / sum(done)
+        total: Any = sum(s * l for s, l in zip(done, losses, strict=True))
+        return total / sum(done)
 
     def _two_passes(self, parameters: list[Tensor], compute) -> tuple[Tensor, bool]:
         """Leave the gradient at w + ε in ``.grad``; the loss at w, all is finite."""
-        alone = isinstance(self.module, DistributedDataParallel)
-        with self.module.no_sync() if alone else nullcontext():
+        module = self.module
+        alone = isinstance(module, DistributedDataParallel)
+        with module.no_sync() if alone else nullcontext():
             loss = self._call(compute)
         gradients = _gradients(parameters)
         gradient = _flat(gradients)
@@ -301,7 +311,7 @@ class SAM(Optimizer):
         w = _flat([p.detach() for p in parameters])
         layout = self._layout = self._layout.to(w.device)
         epsilon = around.at(w, layout).steepest(gradient)
-        parts = torch._utils._unflatten_dense_tensors(epsilon, parameters)
+        parts = _unflatten_dense_tensors(epsilon, parameters)
         torch._foreach_add_(parameters, parts)
 
     def _call(self, compute) -> Tensor:
@@ -385,7 +395,7 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     """All values in one vector (in C++: Python's share of a small step counts)."""
-    return torch._utils._flatten_dense_tensors(tensors)
+    return _flatten_dense_tensors(tensors)
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:

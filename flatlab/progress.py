@@ -2,31 +2,33 @@
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 class _Silent:
     """What ``progress`` gives when nobody watches: the same calls, no output."""
 
-    def __init__(self, iterable):
+    def __init__(self, iterable: Iterable):
         self.iterable = iterable
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         return iter(self.iterable)
 
-    def __enter__(self):
+    def __enter__(self) -> "_Silent":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         return None
 
-    def update(self, steps=1):
+    def update(self, steps: int = 1) -> None:
         """Count steps that are done."""
 
-    def set_postfix_str(self, text):
+    def set_postfix_str(self, text: str) -> None:
         """Show a short text behind the bar."""
 
 
-def wanted():
+def wanted() -> bool:
     """Say whether progress should be shown.
 
     ``FLATLAB_PROGRESS=0`` switches it off, ``FLATLAB_PROGRESS=1`` on; otherwise it is
@@ -43,7 +45,7 @@ def wanted():
     return "ipykernel" in sys.modules or sys.stderr.isatty()
 
 
-def progress(work, label=""):
+def progress(work: Any, label: str = "") -> Any:
     """Show how far a loop is, where somebody is watching and tqdm is installed.
 
     Args:

@@ -5,6 +5,8 @@ factor move from one layer to a later one. These are the symmetries of Dinh et a
 Sharp Minima Can Generalize For Deep Nets, ICML 2017, Definition 5.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ _HOMOGENEOUS = (
 _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-def _between(net: Network, first: int, second: int) -> list[tuple[str, nn.Module]]:
+def _between(net: Network, first: int, second: int) -> list[tuple[str, Any]]:
     """The affine layers ``first`` to ``second``, if factors may move along them."""
     skeleton = next(net.modules())
     steps = chain(skeleton)
@@ -90,15 +92,26 @@ def _check_path(net: Network, name: str, next_name: str) -> None:
         )
 
 
-def _factors(value, name: str, w: Tensor) -> Tensor:
+def _factors(value: Any, name: str, w: Tensor, tail: tuple[int, ...] = ()) -> Tensor:
     factors = torch.as_tensor(value, dtype=w.dtype, device=w.device)
     if not (factors.isfinite() & (factors > 0)).all():
         raise ValueError(f"{name} is {value}, expected finite positive factors")
+    lead = factors.shape[: factors.ndim - len(tail)]
+    try:
+        torch.broadcast_shapes(lead, w.shape[:-1])
+        fits = factors.shape[len(lead) :] == tail
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} has shape {tuple(factors.shape)} for w of shape {tuple(w.shape)}, "
+            f"expected {tail or 'a number'}, or that for each member"
+        )
     return factors
 
 
 def rescale_layers(
-    net: Network, w: Tensor, alpha, layers: tuple[int, int] = (0, 1)
+    net: Network, w: Tensor, alpha: Any, layers: tuple[int, int] = (0, 1)
 ) -> Tensor:
     """Dinh's T_alpha: one layer times alpha, a later one divided by it.
 
@@ -107,18 +120,15 @@ def rescale_layers(
 
     Args:
         net: a chain of linear or convolutional layers with ReLU-like activations.
-        w: (k,) or (members, k).
+        w: (..., k).
         alpha: positive factor, or one per member: with w (k,) and alpha (m,) the
             result has m members.
         layers: positions of the two layers among the linear and convolutional ones,
             counted from 0.
 
-    Returns:
-        Rescaled weights, (k,) or (members, k).
-
     Raises:
-        ValueError: if alpha is not positive, the layers do not exist, or something
-            between them (a skip connection, tanh, normalisation) breaks the symmetry.
+        ValueError: if something between the layers (a skip connection, tanh,
+            normalisation) breaks the symmetry.
 
     Reference:
         Dinh et al. 2017, Definition 5.
@@ -126,11 +136,6 @@ def rescale_layers(
     net.check(w)
     chain = _between(net, *layers)
     alpha = _factors(alpha, "alpha", w)
-    if alpha.ndim > 1 or (alpha.ndim and w.ndim == 2 and len(alpha) not in (1, len(w))):
-        raise ValueError(
-            f"alpha has shape {tuple(alpha.shape)} for w of shape {tuple(w.shape)}, "
-            "expected a number or one value per member"
-        )
     grown = {f"{name}.bias" for name, _ in chain[:-1]} | {f"{chain[0][0]}.weight"}
     shrunk = f"{chain[-1][0]}.weight"
     scale = torch.ones(*alpha.shape, net.k, dtype=w.dtype, device=w.device)
@@ -142,35 +147,24 @@ def rescale_layers(
     return w * scale
 
 
-def rescale_units(net: Network, w: Tensor, factors, layer: int = 0) -> Tensor:
+def rescale_units(net: Network, w: Tensor, factors: Any, layer: int = 0) -> Tensor:
     """Every unit of a layer times its own factor, the next layer divided by it.
 
     Args:
         net: a chain of linear or convolutional layers with ReLU-like activations.
-        w: (k,) or (members, k).
+        w: (..., k).
         factors: (units,) positive factors of the layer's units or channels, or
-            (members, units).
+            (..., units) for each member.
         layer: position among the linear and convolutional layers, counted from 0; not
             the last one.
-
-    Returns:
-        Rescaled weights, (k,) or (members, k).
-
-    Raises:
-        ValueError: as ``rescale_layers``, and if the number of factors is wrong.
 
     Reference:
         The node-wise rescaling of Neyshabur et al., Path-SGD, NeurIPS 2015.
     """
     net.check(w)
     (name, here), (next_name, following) = _between(net, layer, layer + 1)
-    factors = _factors(factors, "factors", w)
     units = here.weight.shape[0]
-    if factors.shape[-1:] != (units,) or factors.ndim > 2:
-        raise ValueError(
-            f"factors have shape {tuple(factors.shape)}, expected ({units},) or "
-            f"(members, {units}): one per unit of layer {layer}"
-        )
+    factors = _factors(factors, "factors", w, (units,))
     _check_path(net, name, next_name)
     if getattr(following, "groups", 1) != 1:
         raise ValueError(

@@ -383,10 +383,8 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
                 create_graph=True,
                 materialize_grads=True,
             )
-            along = sum(
-                (b * p.detach()).sum()
-                for b, p in zip(back, leaves.values(), strict=True)
-            )
+            pairs = zip(back, leaves.values(), strict=True)
+            along: Any = sum((b * p.detach()).sum() for b, p in pairs)
             (change,) = torch.autograd.grad(along, u)
         if isinstance(loss.criterion.function, str):
             slope = (residual * change).sum(-1).flatten(1)
@@ -421,7 +419,7 @@ def relative_flatness(loss: Loss, w: Tensor, layer: str | None = None) -> Tensor
     names = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
     if layer is None and names:
         layer = names[-1]
-    if layer not in names:
+    if layer is None or layer not in names:
         raise ValueError(
             f"layer is {layer!r}, expected one of the dense layers {names}"
         )
@@ -448,7 +446,7 @@ def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
     handle = target.register_forward_hook(shift)
     module.requires_grad_(False)
     # columns B with B Bᵀ = W Wᵀ: as many products as the layer has rows, or fewer
-    weight = target.weight.detach()
+    weight = target.get_parameter("weight").detach()
     if weight.shape[0] < weight.shape[1]:
         values, vectors = torch.linalg.eigh(weight @ weight.mT)
         columns = vectors * values.clamp_min(0).sqrt()

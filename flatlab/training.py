@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def generator(
 
 def train(
     net: Network | nn.Module,
-    data,
+    data: Any,
     *,
     seeds: int | Iterable[int],
     epochs: int,
@@ -338,22 +339,23 @@ class _Ensemble:
         )
         self._find_common()
 
-    def times(self, leaves: Sequence[Tensor], name: str, factor: float = 1.0):
+    def times(self, leaves: list[Tensor], name: str, factor: float = 1.0):
         """Each leaf times factor x its member's setting ``name``."""
         common = self.common[name]
         if common is not None:
-            return torch._foreach_mul(leaves, common * factor)
+            return list(torch._foreach_mul(leaves, common * factor))
         values = self.values[name] * factor
         return [p * values.view(-1, *[1] * (p.ndim - 1)) for p in leaves]
 
-    def decayed(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    def decayed(self, gradients: list[Tensor]) -> list[Tensor]:
         """Gradients with the L2 penalty's."""
         if self.common["weight_decay"] == 0:
             return gradients
-        return torch._foreach_add(gradients, self.times(self.leaves, "weight_decay"))
+        decay = self.times(self.leaves, "weight_decay")
+        return list(torch._foreach_add(gradients, decay))
 
 
-def _sgd(m: _Ensemble, gradients: Sequence[Tensor], factor: float) -> None:
+def _sgd(m: _Ensemble, gradients: list[Tensor], factor: float) -> None:
     """One step of ``torch.optim.SGD`` for all members."""
     gradients = m.decayed(gradients)
     if m.common["momentum"] != 0:
@@ -368,7 +370,7 @@ def _sgd(m: _Ensemble, gradients: Sequence[Tensor], factor: float) -> None:
         torch._foreach_sub_(m.leaves, m.times(gradients, "lr", factor))
 
 
-def _adam(m: _Ensemble, gradients: Sequence[Tensor], factor: float) -> None:
+def _adam(m: _Ensemble, gradients: list[Tensor], factor: float) -> None:
     """One step of ``torch.optim.Adam`` with its default betas and eps."""
     beta1, beta2, eps = 0.9, 0.999, 1e-8
     gradients = m.decayed(gradients)
@@ -379,7 +381,7 @@ def _adam(m: _Ensemble, gradients: Sequence[Tensor], factor: float) -> None:
     denominators = torch._foreach_sqrt(second)
     torch._foreach_div_(denominators, (1 - beta2 ** (m.step + 1)) ** 0.5)
     torch._foreach_add_(denominators, eps)
-    steps = torch._foreach_div(first, denominators)
+    steps = list(torch._foreach_div(first, denominators))
     torch._foreach_sub_(
         m.leaves, m.times(steps, "lr", factor / (1 - beta1 ** (m.step + 1)))
     )
@@ -419,8 +421,10 @@ class _Task:
             x = self.x[batch]
             y = labels.gather(1, batch) if self.own_labels else labels[batch]
             if m.common["input_noise"] != 0:
-                like = dict(device=device, dtype=x.dtype)
-                drawn = [torch.randn(x.shape[1:], generator=g, **like) for g in noise]
+                drawn = [
+                    torch.randn(x.shape[1:], generator=g, device=device, dtype=x.dtype)
+                    for g in noise
+                ]
                 x = x + m.times([torch.stack(drawn)], "input_noise")[0]
             masks = {
                 name: torch.stack(
@@ -437,7 +441,7 @@ class _Task:
             self.rule(m, gradients, factor)
             m.step += 1
 
-    def gradients(self, leaves, x, y, masks) -> Sequence[Tensor]:
+    def gradients(self, leaves, x, y, masks) -> list[Tensor]:
         """Every member's gradient of its batch loss."""
         leaves = [p.detach().requires_grad_() for p in leaves]
         parameters = dict(zip(self.net.layout.names, leaves, strict=True))
@@ -447,19 +451,20 @@ class _Task:
             )
             # members do not interact: the gradient of the sum is each member's own
             loss = self.criterion.mean(logits, y, True, True).sum()
-            return torch.autograd.grad(loss, leaves, materialize_grads=True)
+            return list(torch.autograd.grad(loss, leaves, materialize_grads=True))
 
-    def worst(self, m: _Ensemble, gradients: Sequence[Tensor]) -> list[Tensor]:
+    def worst(self, m: _Ensemble, gradients: list[Tensor]) -> list[Tensor]:
         """The worst point of each member's neighbourhood, to first order."""
         layout = self.net.layout_on(gradients[0].device)
         w, gradient = m.w, _flat(gradients)
+        assert self.neighbourhood is not None
         around = replace(self.neighbourhood, radius=m.values["radius"])
         step = around.at(w, layout).steepest(gradient)
         up = self.net.unflatten(w + step)
         return list(up.values())
 
 
-def _flat(leaves: Sequence[Tensor]) -> Tensor:
+def _flat(leaves: list[Tensor]) -> Tensor:
     return torch.cat([p.detach().flatten(1) for p in leaves], dim=1)
 
 
@@ -516,6 +521,7 @@ class _Records:
             row = self.measure(m, self.parts if due else ["train"])
             bad |= ~row["train_loss"].isfinite()
             if checks:
+                assert stop_loss is not None
                 done = (row["train_loss"] < stop_loss) & ~bad
                 if (done | bad).any() and not due:
                     # the history repeats a stopped member's last values: all of them

@@ -141,7 +141,6 @@ TIED[2].weight = TIED[0].weight
         (chain(nn.ReLU()), dict(layers=(0, 2)), "2 linear"),
         (chain(nn.ReLU()), dict(alpha=0.0), "positive"),
         (chain(nn.ReLU()), dict(alpha=float("nan")), "positive"),
-        (chain(nn.ReLU()), dict(alpha=torch.ones(2, 2)), "per member"),
         (frozen("1.weight"), {}, "frozen or tied"),
         (frozen("1.bias"), {}, "frozen or tied"),
     ],
@@ -309,3 +308,23 @@ def test_a_skip_connection_inside_a_chain_is_named():
     ):
         with pytest.raises(ValueError, match=r"Skip.*skip connections"):
             call()
+
+
+def test_leading_axes_are_those_of_weights_and_factors():
+    net = Network(models.mlp(6, 5, 4))
+    w = torch.stack([net.init(range(3)), net.init(range(3, 6))])
+    alpha = torch.tensor([0.5, 2.0, 8.0])
+    x = torch.randn(7, 6, generator=torch.Generator().manual_seed(0))
+    moved = rescale_layers(net, w, alpha)
+    torch.testing.assert_close(moved[1, 2], rescale_layers(net, w[1, 2], 8.0))
+    torch.testing.assert_close(net(moved, x), net(w, x))
+    assert rescale_layers(net, w[0, 0], torch.ones(2, 4)).shape == (2, 4, net.k)
+    factors = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(1)) + 0.5
+    moved = rescale_units(net, w, factors)
+    torch.testing.assert_close(net(moved, x), net(w, x))
+    torch.testing.assert_close(moved[1, 0], rescale_units(net, w[1, 0], factors[1, 0]))
+    for wrong in (torch.ones(2), torch.ones(4, 3)):
+        with pytest.raises(ValueError, match="for each member"):
+            rescale_layers(net, w, wrong)
+    with pytest.raises(ValueError, match="for each member"):
+        rescale_units(net, w, torch.ones(4, 5))
