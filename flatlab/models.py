@@ -30,15 +30,11 @@ def mlp(
         *widths: number of inputs, of units in every hidden layer, and of outputs, as
             in ``mlp(64, 128, 128, 10)``; at least two.
         activation: "relu", "tanh", "gelu" or "linear", after every hidden layer.
-        bias: whether the layers have biases.
+        bias: of all layers.
         dropout: probability of dropping a hidden unit in training, in [0, 1).
 
     Returns:
         A module from (n, ...) inputs to (n, widths[-1]) logits.
-
-    Raises:
-        ValueError: for fewer than two widths, a width below one, an unknown
-            activation or a dropout outside [0, 1).
     """
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"widths are {widths}, expected two or more positive integers")
@@ -81,9 +77,6 @@ def cnn(
 
     Returns:
         A module from ``(n, *shape)`` inputs to (n, classes) logits.
-
-    Raises:
-        ValueError: for a shape that is neither a signal nor an image, or unknown names.
     """
     if len(shape) not in (2, 3):
         raise ValueError(
@@ -157,9 +150,6 @@ def resnet(
 
     Returns:
         A module from ``(n, *shape)`` images to (n, classes) logits.
-
-    Raises:
-        ValueError: if the input is not an image.
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, CVPR 2016.

@@ -190,7 +190,7 @@ def train(
             )
     rule, buffers = OPTIMIZERS[optimizer]
     m = _Ensemble(net, w, buffers, values, seeds)
-    records = _Records(net, w, data, lead, criterion)
+    records = _Records(net, data, lead, criterion)
     task = _Task(
         records.parts["train"], w, neighbourhood, batch_size, rule,
         schedule == "cosine", epochs,
@@ -479,7 +479,7 @@ def _mask(p: float, shape, g: torch.Generator, like: Tensor) -> Tensor:
 class _Records:
     """Losses and accuracies on every part of the data."""
 
-    def __init__(self, net: Network, w: Tensor, data, lead: torch.Size, criterion):
+    def __init__(self, net: Network, data: Any, lead: torch.Size, criterion: Any):
         self.members, self.last = lead.numel(), {}
         self.parts: dict[str, Loss] = {}
         for name in ("train", "validation", "test"):
@@ -489,8 +489,6 @@ class _Records:
                 if own := len(loss._labelled):
                     y = examples.y.expand(*lead, *examples.y.shape[own:])
                     loss = Loss(net, (examples.x, y), criterion)
-                if isinstance(criterion, str):
-                    self._check_labels(net, w, name, loss)
                 self.parts[name] = loss
         clean = getattr(data.train, "clean_y", None)
         self.corrupted = None
@@ -499,16 +497,6 @@ class _Records:
             corrupted = y != clean
             if corrupted.any():
                 self.corrupted, self.clean = corrupted, clean
-
-    @staticmethod
-    def _check_labels(net: Network, w: Tensor, name: str, loss: Loss) -> None:
-        classes = net(w[0], place(loss.x[:1], w.device, w.dtype)).shape[-1]
-        low, high = int(loss.y.min()), int(loss.y.max())
-        if low < 0 or high >= classes:
-            raise ValueError(
-                f"the {name} labels range from {low} to {high}, but the network "
-                f"has {classes} outputs: expected labels in 0 ... {classes - 1}"
-            )
 
     def row(
         self, m: _Ensemble, epoch: int, due: bool, stop_loss: float | None
@@ -542,8 +530,13 @@ class _Records:
             y = y[m.index] if own else y
             logits = loss.logits(w)
             row[f"{name}_loss"] = loss.criterion.mean(logits, y, True, own)
-            right = logits.argmax(-1) == y
-            row[f"{name}_accuracy"] = right.to(w.dtype).mean(-1)
+            try:
+                right, counted = loss.criterion.right(logits, y, own)
+            except ValueError:  # targets that are no classes have no accuracy
+                row[f"{name}_accuracy"] = w.new_full((len(w),), math.nan)
+                continue
+            hits = (right & counted).flatten(1).sum(1).to(w.dtype)
+            row[f"{name}_accuracy"] = hits / counted.flatten(1).sum(1)
             if name == "train" and self.corrupted is not None:
                 wrong = self.corrupted.to(w.device)
                 wrong = wrong[m.index] if wrong.ndim == 2 else wrong

@@ -419,3 +419,20 @@ def test_members_with_labels_of_their_own_may_stop_one_by_one():
     assert run.fitted[0] and run.fitted[2] and run.stopped[1] > run.stopped[0]
     alone = Loss(net, Examples(data.train.x, labels.y[0]))(run.w[0])
     assert run.history["train_loss"][-1, 0].item() == pytest.approx(alone.item(), 1e-5)
+
+
+def test_one_output_has_a_history_and_wrong_widths_are_refused():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 6, generator=g)
+    y = (x[:, 0] > 0).long()
+    data = Dataset.from_arrays(x, y, test=(x, y), validation=(x, y))
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    run = train(
+        models.mlp(6, 5, 1), data, seeds=range(2), epochs=3, lr=0.5, batch_size=5,
+        criterion=lambda z, t: bce(z.squeeze(-1), t.float()),
+    )  # fmt: skip
+    net = Network(models.mlp(6, 5, 1))
+    expected = ((net(run.w, x)[..., 0] > 0) == (y > 0)).float().mean(1)
+    torch.testing.assert_close(run.history["test_accuracy"][-1], expected)
+    with pytest.raises(ValueError, match=r"does not take inputs.*6.*4"):
+        train(models.mlp(4, 3, 2), data, seeds=0, epochs=1, lr=0.1, batch_size=5)
