@@ -78,14 +78,18 @@ class Criterion:
             each = y if own else [y] * len(outputs)
             pairs = zip(outputs.unbind(), each, strict=True)
             return torch.stack([self.function(z, t).mean() for z, t in pairs])
+        # a look at the labels is cheap on a CPU, and would wait for a GPU
+        all_count = y.is_cpu and int(y.min()) >= 0
         y = y.expand(outputs.shape[:-1])
+        if all_count:
+            return CRITERIA[self.function](outputs, y).flatten(int(members)).mean(-1)
         counted = y != IGNORED
         if self.function == "cross_entropy":  # gives 0 where the label is ignored
             each = _cross_entropy(outputs, y)
         else:
             each = half_squared_error(outputs, y.where(counted, 0)) * counted
-        over = tuple(range(int(members), y.ndim))
-        return each.sum(over) / counted.sum(over).clamp_min(1)
+        each, counted = each.flatten(int(members)), counted.flatten(int(members))
+        return each.sum(-1) / counted.sum(-1).clamp_min(1)
 
     def right(self, outputs: Tensor, y: Tensor, own: bool) -> tuple[Tensor, Tensor]:
         """Which outputs, (members, n, ...), name their label, and which labels count.
@@ -335,20 +339,16 @@ class Loss:
             self.check(w if len(w) % len(y) else w[: len(y)])
             y = y.repeat(len(w) // len(y), *[1] * (y.ndim - 1))  # points x members
         axis = int(self.own_labels)
-        counted = y != IGNORED if isinstance(self.criterion.function, str) else None
-        total = None if counted is None else counted.flatten(axis).sum(-1)
+        ignores = isinstance(self.criterion.function, str) and self._placed[3]
         for part in parts:
             share: Any = (part.stop - part.start) / self.n
-            index = (slice(None), part) if axis else part
-            if self._ignores and counted is not None and total is not None:
-                here = counted[index].flatten(axis).sum(-1).to(w.dtype)
-                share = here / total.clamp_min(1)
-            yield select(self._placed[1], part), y[index], share
-
-    @property
-    def _ignores(self) -> bool:
-        """Whether a named criterion leaves labels out."""
-        return isinstance(self.criterion.function, str) and self._placed[3]
+            here = y[:, part] if axis else y[part]
+            if ignores:
+                number, total = (
+                    (labels != IGNORED).flatten(axis).sum(-1) for labels in (here, y)
+                )
+                share = number.to(w.dtype) / total.clamp_min(1)
+            yield select(self._placed[1], part), here, share
 
     def _parts(self, w: Tensor) -> list[slice]:
         """Ranges of examples to take at once; puts the data where w is."""

@@ -148,6 +148,8 @@ class Network:
         self._places = _places(self._skeleton)
         self._examined = self._recomputes = False
         self._vmaps = True
+        parts = list(self._skeleton.modules())
+        self._compiled = any("_orig_mod" in part._modules for part in parts)
         trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not trained:
             raise ValueError("the module has no parameter with requires_grad=True")
@@ -373,7 +375,7 @@ class Network:
     def _plainly(self) -> Iterator[None]:
         """Without attention's forward-only path and without compilation."""
         with ExitStack() as stack:
-            if any("_orig_mod" in m._modules for m in self._skeleton.modules()):
+            if self._compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             fast = torch.backends.mha.get_fastpath_enabled()
             stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
@@ -669,12 +671,14 @@ def over_members(function: _F, *, finite: bool = True) -> _F:
     ``metadata={"shared": True}`` belong to all members and stay as they are.
     """
     signature = inspect.signature(function)
-    first, second = list(signature.parameters)[:2]
+    first = next(iter(signature.parameters))
 
     @functools.wraps(function)
     def outer(*args, **kwargs):
-        given = signature.bind(*args, **kwargs).arguments
-        owner, w = given[first], given[second]
+        if len(args) < 2:  # given by name
+            bound = signature.bind(*args, **kwargs)
+            args, kwargs = bound.args, bound.kwargs
+        owner, w, *others = args
         if not isinstance(getattr(owner, "net", owner), Network) or (
             first == "loss" and isinstance(owner, Network)
         ):
@@ -691,9 +695,7 @@ def over_members(function: _F, *, finite: bool = True) -> _F:
                 f"the weights{where} hold NaN or infinite values; leave out members "
                 "whose training diverged"
             )
-        given[second] = members
-        bound = inspect.BoundArguments(signature, given)
-        return _lead_back(function(*bound.args, **bound.kwargs), lead)
+        return _lead_back(function(owner, members, *others, **kwargs), lead)
 
     return cast(_F, outer)
 
