@@ -240,7 +240,7 @@ class Network:
             )
 
     def unflatten(self, w: Tensor) -> Parameters:
-        """Views of w, (..., k), as named parameters, (..., *shape)."""
+        """Views of w, (..., k), as named parameters, each (..., its own shape)."""
         lead = w.shape[:-1]
         return {n: w[..., s].reshape((*lead, *shape)) for n, shape, s in self.layout}
 
