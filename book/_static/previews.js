@@ -56,7 +56,10 @@
     }
     box.addEventListener("mouseleave", hide);
     document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
-    document.addEventListener("scroll", hide, { passive: true });
+    // the focus may move the page: what is shown stays beside its link
+    document.addEventListener("scroll", () => current && place(current), {
+      passive: true,
+    });
   }
 
   if (document.readyState === "loading")
