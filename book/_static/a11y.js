@@ -9,6 +9,11 @@
       "summary[aria-label], .search-button-field[aria-label]",
     ))
       e.removeAttribute("aria-label");
+    // An arrow alone opens the pages below a page.
+    for (const e of document.querySelectorAll("summary:has(> .toctree-toggle)")) {
+      const page = e.closest("li")?.querySelector("a")?.textContent.trim();
+      e.setAttribute("aria-label", `Pages of ${page}`);
+    }
     // The bibliography is marked up as a list; its entries should say so.
     for (const e of document.querySelectorAll(".citation-list > [role]"))
       e.setAttribute("role", "listitem");

@@ -273,7 +273,9 @@ def test_every_explorer_of_the_book_responds(html, host, browser):
         with Visit(browser, 390, has_touch=True) as visit:
             page = visit.open(f"{host}/{path.relative_to(html).as_posix()}")
             for i, explorer in enumerate(page.locator(".cell_output .fx").all()):
-                cell = page.locator(".cell_output").filter(has=explorer)
+                cell = explorer.locator(
+                    "xpath=ancestor::div[contains(@class, 'cell_output')]"
+                )
                 figures = cell.locator("> img, > figure")
                 if not figures.count() or figures.first.is_visible():
                     silent.append((path.name, i, "no hidden figure"))
