@@ -89,6 +89,13 @@ def browser():
         browser.close()
 
 
+# Nothing moves, so that nothing has to be waited for.
+STILL = (
+    "*, ::before, ::after { animation: none !important; transition: none !important }"
+)
+PATIENCE = 300_000  # milliseconds: how long something takes is not what is tested
+
+
 class Visit:
     """A page with a record of what it asked for and complained about."""
 
@@ -96,6 +103,7 @@ class Visit:
         self.context = browser.new_context(
             viewport={"width": width, "height": 900}, **options
         )
+        self.context.set_default_timeout(PATIENCE)
         self.page = self.context.new_page()
         self.requested, self.complaints = [], []
         self.page.on("request", lambda request: self.requested.append(request.url))
@@ -127,10 +135,14 @@ class Visit:
         self.context.close()
 
 
-def settle(page):
+def settle(page, frames=2):
     """Wait until what was asked for is drawn."""
     page.evaluate(
-        "new Promise((end) => requestAnimationFrame(() => requestAnimationFrame(end)))"
+        """(frames) => new Promise((end) => {
+          const next = () => (frames-- ? requestAnimationFrame(next) : end());
+          next();
+        })""",
+        frames,
     )
 
 

@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from .conftest import ROOT, Visit, drag, pages, settle, touch
+from .conftest import ROOT, STILL, Visit, drag, pages, settle, touch
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -31,9 +31,6 @@ def host(html):
 
 WIDTHS = (390, 360, 1200, 1280)  # the first view is that of a phone
 LIMIT = 1_500_000  # bytes of the first view
-STILL = (
-    "*, ::before, ::after { animation: none !important; transition: none !important }"
-)
 
 # Titles of the neighbouring pages are not cut off.
 TITLES = """[...document.querySelectorAll(".prev-next-area a")]

@@ -12,7 +12,7 @@ from ipywidgets.embed import embed_data
 import flatlab as fl
 from flatlab.course import explorers
 
-from .conftest import ROOT, Visit, drag, settle, touch
+from .conftest import ROOT, STILL, Visit, drag, settle, touch
 from .samples import EPOCHS_SEEN, everything, planes, series, surface_widget
 
 SCRIPT = ROOT / "book" / "_static" / "static_anywidget.js"
@@ -605,8 +605,8 @@ def test_the_scatter_counts_again_for_another_measure(shown):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_explorers_can_be_seen_and_operated_by_everyone(shown, width, scheme):
     page = shown(*everything().values(), width=width)
+    page.add_style_tag(content=STILL)
     page.evaluate(f"document.documentElement.dataset.theme = '{scheme}'")
-    page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     wrong = [
         (found["id"], found["nodes"][0]["html"][:200])

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 
-from .conftest import ROOT, drag, settle
+from .conftest import PATIENCE, ROOT, drag, settle
 
 pytestmark = pytest.mark.slow
 
@@ -61,17 +61,18 @@ def lab(browser, tmp_path):
         )
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     try:
-        for _ in range(120):
+        for _ in range(600):
             assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
             try:
                 urlopen(f"{address}/api", timeout=5).close()
                 break
             except (URLError, OSError):
                 time.sleep(0.5)
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.goto(f"{address}/lab/tree/explorers.ipynb?reset")
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-        page.wait_for_function(KERNEL, timeout=120_000)  # else it asks for one
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+        page.wait_for_function(KERNEL)  # else it asks for one
         yield page
     finally:
         context.close()
@@ -91,14 +92,14 @@ def heard(page):
     run(page, "notebook:clear-cell-output")
     output.wait_for(state="detached")
     run(page, "notebook:run-cell")
-    output.wait_for(timeout=60_000)
+    output.wait_for()
     return ast.literal_eval(output.inner_text())
 
 
 def test_explorers_answer_and_the_kernel_hears_of_it(lab):
     run(lab, "notebook:run-all-cells")
     explorers = lab.locator(".fx")
-    explorers.nth(7).wait_for(timeout=120_000)
+    explorers.nth(7).wait_for()
     before = heard(lab)
     assert explorers.count() == len(before) == 8
     cells = lab.locator(".jp-Cell").count()

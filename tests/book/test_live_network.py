@@ -207,7 +207,7 @@ def ink(page):
 
 def test_it_trains_when_seen_and_only_then(shown):
     page = shown(motion="no-preference", before='<div style="height:3000px"></div>')
-    page.wait_for_timeout(300)
+    settle(page, frames=20)
     assert steps_of(page) == [0]
     page.locator(".live-network").scroll_into_view_if_needed()
     page.wait_for_function("liveNetwork.shown[0].runs[0].steps > 20")
@@ -215,7 +215,7 @@ def test_it_trains_when_seen_and_only_then(shown):
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_function("!liveNetwork.shown[0].playing")
     before = steps_of(page)
-    page.wait_for_timeout(200)
+    settle(page, frames=12)
     assert steps_of(page) == before
 
 

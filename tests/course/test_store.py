@@ -230,11 +230,12 @@ UNIT_CODE = """
 import os, signal, time
 from pathlib import Path
 
-def square(i, version, folder=None, slow=0.0):
+def square(i, version, folder=None, wait_for=None):
     if folder:
         with open(Path(folder) / f"began-{i}", "a") as file:
             file.write("x")
-    time.sleep(slow)
+    while wait_for and i > 1 and not Path(wait_for).exists():
+        time.sleep(0.01)
     return {"square": i * i, "third": i / 3}
 
 def picky(i, version):
@@ -252,7 +253,6 @@ def kills_once(i, version, folder):
     if i == 2 and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.1)
     return square(i, version, folder)
 """
 
@@ -397,8 +397,7 @@ def killed_run(work, tmp_path, units, jobs):
         [sys.executable, "-c", RUNNER, store, tmp_path / "units.json", str(jobs)],
         start_new_session=True,
     )
-    end = time.monotonic() + 60
-    while not list(store.glob("*.json")) and time.monotonic() < end:
+    while not list(store.glob("*.json")) and process.poll() is None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -408,8 +407,10 @@ def killed_run(work, tmp_path, units, jobs):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_after_sigkill_the_rows_are_those_of_an_uninterrupted_run(work, tmp_path, jobs):
-    units = with_folder(tmp_path, slow=0.15)
+    go = tmp_path / "go"
+    units = with_folder(tmp_path, wait_for=str(go))  # the first two do not
     store = killed_run(work, tmp_path, units, jobs)
+    go.touch()
     kept = {p: p.stat().st_mtime_ns for p in store.glob("*.json")}
     assert 0 < len(kept) < len(units)
     done = s.sweep(work.square, units, store, jobs=jobs)
@@ -440,8 +441,8 @@ def test_a_dask_cluster_that_loses_a_worker_finishes(work, tmp_path):
     # a wall limit: a cluster that never answers must fail the test, not stop it
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(300)
-    assert not thread.is_alive(), "the cluster did not finish within 300 seconds"
+    thread.join(1800)
+    assert not thread.is_alive(), "the cluster did not finish within half an hour"
     assert (tmp_path / "notes" / "killed").exists()
     done = outcome["once"]
     assert done.complete and done.computed == 6
