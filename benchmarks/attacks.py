@@ -10,6 +10,7 @@ from benchmarks.subjects import Parts, blobs
 from flatlab.attacks import pgd
 from flatlab.data import Examples
 from flatlab.models import mlp
+from flatlab.neighbourhoods import ball
 from flatlab.network import Network
 from flatlab.training import train
 
@@ -76,7 +77,7 @@ def measure(settings: Settings) -> list[Line]:
         what = f"{members} networks, {n} inputs, {name}, {steps} steps"
 
         def ours(p=p, radius=radius):
-            found = pgd(net, run.w, x, y, radius=radius, p=p, steps=steps, box=BOX)
+            found = pgd(net, run.w, x, y, ball(radius, p), steps=steps, box=BOX)
             return found.x_adversarial
 
         def theirs(attack, p=p, radius=radius):

@@ -8,7 +8,6 @@ from flatlab import data as data
 from flatlab import intervals as intervals
 from flatlab import models as models
 from flatlab import optim as optim
-from flatlab.attacks import manifold_pgd as manifold_pgd
 from flatlab.attacks import pca_manifold as pca_manifold
 from flatlab.attacks import pgd as pgd
 from flatlab.bounds import examples_needed as examples_needed

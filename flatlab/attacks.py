@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flatlab.loss import CHUNK_ELEMENTS
-from flatlab.neighbourhoods import ball
+from flatlab.loss import Loss
+from flatlab.neighbourhoods import Bound, Neighbourhood, ball, check_set
 from flatlab.network import Network, over_members
+
+_Seen = tuple[Tensor, Tensor, Tensor]  # points, whether they succeed, their value
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,8 @@ class Attack:
             targeted attack, equals y.
         loss: (members, n) cross-entropy in nats between the prediction at
             ``x_adversarial`` and y (a targeted attack makes it small).
-        norm: (members, n) p-norm of the perturbation, in the space of the search:
-            of the inputs for ``pgd``, of the latent coordinates for ``manifold_pgd``.
-        latent: (members, n, k) latent coordinates of ``x_adversarial``; None for
-            ``pgd``.
+        norm: (members, n) ‖δ / t‖_p of the perturbation: at most the set's radius.
+        latent: (members, n, k) what ``decode`` made ``x_adversarial`` of, or None.
     """
 
     x_adversarial: Tensor
@@ -47,294 +48,205 @@ def pgd(
     w: Tensor,
     x: Tensor,
     y: Tensor,
+    neighbourhood: Neighbourhood,
     *,
-    radius: float | Tensor,
-    p: float = 2,
+    decode: Callable[[Tensor], Tensor] | None = None,
     steps: int = 20,
-    step_size: float | Tensor | None = None,
+    step_size: float | None = None,
+    restarts: int = 0,
     targeted: bool = False,
-    restarts: int = 1,
-    random_start: bool = False,
     box: tuple[float, float] | None = None,
     seed: int = 0,
 ) -> Attack:
     """Attack inputs by projected gradient steps on the cross-entropy.
 
-    Steps follow the gradient normalised for p = 2 and its sign for p = ∞ (Madry et al.
-    2018, section 2.1), and every point is projected onto what the ball and the box
-    have in common. All members and examples are attacked together, each for itself.
+    Steps go in the steepest direction of the set, which for a ball is the gradient
+    (p = 2) or its sign (p = ∞; Madry et al. 2018, section 2.1), and every point is
+    projected onto what the set and the box have in common. All members and examples
+    are attacked together, each for itself.
+
+    With ``decode`` the attack stays on a manifold (Stutz et al. 2019): x are latent
+    coordinates, and the loss of f(decode(x + δ)) is maximised.
 
     Args:
         net: the network.
         w: (..., k).
-        x: (n, ...) clean inputs, the same for all members; moved to the place and
-            dtype of w.
-        y: (n,) or (members, n) int64: the true labels or, for a targeted attack, the
+        x: (n, ...) clean inputs, the same for all members, or their coordinates.
+        y: (n,) or (members, n): the true classes or, for a targeted attack, the
             targets.
-        radius: largest p-norm of a perturbation, in the units of x; a number or
-            (members,).
-        p: 2 or ``math.inf``.
-        steps: number of gradients per start.
-        step_size: p-norm of one step, a number or (members,); by default
-            2.5 radius / steps, which reaches the boundary from anywhere.
-        targeted: whether to make y the prediction instead of avoiding it.
-        restarts: number of searches. The first starts at x, each further one uniformly
-            in the ball; the first ones are the same however many there are.
-        random_start: whether the first search, too, starts at a random point.
-        box: lowest and highest value of an input, such as (0, 1); None for no bounds.
-        seed: of the random starts, which are the same for all members.
-
-    Returns:
-        An ``Attack``.
-
-    Raises:
-        TypeError: x is no floating-point tensor, or y not int64.
-        ValueError: a radius or step size that is not positive and finite, p other than
-            2 and ∞, no step or start, shapes that do not fit, labels outside the
-            classes, inputs that are not finite or lie outside the box, or a box that
-            is empty.
-    """
-    _check_inputs(x, "x")
-    search = _Search(net, w, y, len(x), radius, p, steps, step_size, targeted)
-    x = x.detach().to(search.w)
-    if box is not None:
-        _check_box(x, box)
-    units = max(net.activations(x[:2]), x[0].numel())
-    size = max(1, CHUNK_ELEMENTS // (len(search.w) * units))
-    best = search.run(x, None, box, restarts, random_start, seed, size)
-    return Attack(*best)
-
-
-@over_members
-def manifold_pgd(
-    net: Network,
-    w: Tensor,
-    z: Tensor,
-    decode: Callable[[Tensor], Tensor],
-    y: Tensor,
-    radius: float | Tensor,
-    *,
-    p: float = 2,
-    steps: int = 20,
-    step_size: float | Tensor | None = None,
-    targeted: bool = False,
-    restarts: int = 1,
-    random_start: bool = False,
-    seed: int = 0,
-) -> Attack:
-    """Attack inputs without leaving a manifold: ``pgd`` in latent coordinates.
-
-    Maximises the loss of f(decode(z + ζ)) over ‖ζ‖_p ≤ radius (Stutz et al. 2019).
-    The clean inputs are ``decode(z)``.
-
-    Args:
-        net: the network.
-        w: (..., k).
-        z: (n, latent) coordinates of the clean inputs.
-        decode: differentiable function from (members, n, latent) coordinates to
+        neighbourhood: the set of allowed perturbations δ around each x, such as
+            ``ball(0.1, p=math.inf)``, in the units of x; a radius may be (members,).
+        decode: differentiable function from (members, n, ...) coordinates to
             (members, n, ...) inputs, such as ``PCAManifold.decode``. It always gets
             all n examples in their order, so that it may know their classes:
             ``lambda z: manifold.decode(z, labels)``.
-        y: (n,) or (members, n) int64 labels or targets.
-        radius: largest p-norm of ζ, in the units of z; a number or (members,).
-        p: as for ``pgd``.
-        steps: as for ``pgd``.
-        step_size: as for ``pgd``.
-        targeted: as for ``pgd``.
-        restarts: as for ``pgd``.
-        random_start: as for ``pgd``.
-        seed: as for ``pgd``.
-
-    Returns:
-        An ``Attack`` whose ``latent`` holds z + ζ and whose ``norm`` is that of ζ.
-
-    Raises:
-        TypeError: z is no floating-point tensor, or y not int64.
-        ValueError: as ``pgd``, or ``decode`` does not return (members, n, ...).
+        steps: number of gradients per start.
+        step_size: ‖δ / t‖_p of one step; by default 2.5 radius / steps, which reaches
+            the boundary from anywhere.
+        restarts: searches from uniform points of the set, beside the one from x. All
+            members get the same points.
+        targeted: whether to make y the prediction instead of avoiding it.
+        box: lowest and highest value of an input, such as (0, 1); None for no bounds.
+        seed: of the restarts.
     """
-    _check_inputs(z, "z")
-    search = _Search(net, w, y, len(z), radius, p, steps, step_size, targeted)
-    z = z.detach().to(search.w)
-    with torch.no_grad():
-        shape = decode(z.expand(len(search.w), *z.shape)).shape
-    if shape[:2] != (len(search.w), len(z)):
+    check_set(neighbourhood)
+    if steps < 1 or restarts < 0:
         raise ValueError(
-            f"decode made {tuple(shape)} of {(len(search.w), *z.shape)}, expected "
-            f"({len(search.w)}, {len(z)}, ...)"
+            f"steps is {steps} and restarts is {restarts}, expected at least 1 and 0"
         )
-    best = search.run(z, decode, None, restarts, random_start, seed, len(z))
+    if step_size is not None and not 0 < step_size < math.inf:
+        raise ValueError(f"step_size must be positive and finite, got {step_size}")
+    x = torch.as_tensor(x, dtype=w.dtype, device=w.device).detach()
+    if box is not None:
+        _check_box(x, *box)
+    members, shape = len(w), x.shape[1:]
     with torch.no_grad():
-        return Attack(decode(best[0]), *best[1:], latent=best[0])
+        clean = x if decode is None else decode(x.expand(members, *x.shape))[0]
+    loss = Loss(net, (clean, y))  # says what does not fit
+    loss.check(w)
+    n = loss.n
+    if loss.y.ndim != 1 + loss.own_labels or int(loss.y.min()) < 0:
+        raise ValueError("an attack needs one class for every input, none of them -100")
+    y = loss.y.to(w.device).expand(members, n)
+    parameters = net.unflatten(w)
+
+    def judge(points: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """What the search raises, and whether it has succeeded."""
+        inputs = points.unflatten(-1, shape)
+        inputs = inputs if decode is None else decode(inputs)
+        logits = net.evaluate(parameters, inputs, members=True, own_inputs=True)
+        labels = y[:, part]
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        loss, hit = loss.view(labels.shape), logits.argmax(-1) == labels
+        return (-loss, hit) if targeted else (loss, ~hit)
+
+    radius = torch.as_tensor(neighbourhood.radius, dtype=w.dtype, device=w.device)
+    if radius.numel() in (1, members):  # else at refuses it
+        radius = radius.reshape(-1, 1).expand(members, n)
+    centre = x.flatten(1).expand(members, n, -1)
+    bound = replace(neighbourhood, radius=radius).at(centre)
+    assert isinstance(bound.radius, Tensor)
+    whole = _Inputs(bound.t, bound.radius, bound.p, centre, box)
+    starts, end, found = _starts(x.flatten(1), bound.p, restarts, seed), 0, []
+    sizes = [n] if decode else [here.shape[-1] for _, here, _ in loss.chunks(w)]
+    for size in sizes:
+        part = slice(end, end := end + size)
+        here, around = [start[part] for start in starts], whole.part(part)
+        found.append(_search(partial(judge, part=part), around, here, steps, step_size))
+    points, success, value, norm = (torch.cat(c, 1) for c in zip(*found, strict=True))
+    points = points.unflatten(-1, shape)
+    if decode is None:
+        adversarial, latent = points, None
+    else:
+        with torch.no_grad():
+            adversarial, latent = decode(points), points
+    return Attack(adversarial, success, -value if targeted else value, norm, latent)
 
 
-# -- the search ----------------------------------------------------------------------
-
-
-class _Search:
-    """Projected gradient ascent from several starts, for all members at once."""
-
-    def __init__(self, net, w, y, n, radius, p, steps, step_size, targeted):
-        self.net, self.w, members = net, w, len(w)
-        if not (isinstance(y, Tensor) and y.dtype == torch.int64):
-            given = y.dtype if isinstance(y, Tensor) else type(y).__name__
-            raise TypeError(f"y is {given}, expected an int64 tensor")
-        if y.shape[-1:] != (n,) or y.shape[:-1].numel() not in (1, members):
-            own = "" if members == 1 else f" or ({members}, {n})"
-            raise ValueError(f"y has shape {tuple(y.shape)}, expected ({n},){own}")
-        self.y = y.to(w.device).reshape(-1, n).expand(members, n)
-        if p not in (2, math.inf):
-            raise ValueError(f"p must be 2 or math.inf, got {p!r}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        self.p, self.steps, self.targeted = p, steps, targeted
-        self.radius = self._lengths(radius, "radius")
-        if step_size is None:
-            self.step_size = 2.5 * self.radius / steps
-        else:
-            self.step_size = self._lengths(step_size, "step_size")
-        self.parameters = net.unflatten(self.w)
-
-    def _lengths(self, value, name):
-        """A positive length per member as (members, 1, 1), to scale (., n, d)."""
-        value = torch.as_tensor(value, dtype=self.w.dtype, device=self.w.device)
-        if value.shape not in ((), (len(self.w),)):
-            raise ValueError(
-                f"{name} must be a number or ({len(self.w)},), one per member, "
-                f"got shape {tuple(value.shape)}"
-            )
-        if not bool(((value > 0) & value.isfinite()).all()):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
-        return value.expand(len(self.w))[:, None, None]
-
-    def run(self, centre, decode, box, restarts, random_start, seed, size):
-        """Best points, whether they succeed, their losses and norms, per example."""
-        if restarts < 1:
-            raise ValueError(f"restarts must be at least 1, got {restarts}")
-        generator = torch.Generator("cpu").manual_seed(seed)
-        flat = centre.flatten(1)
-        parts = [slice(i, i + size) for i in range(0, len(flat), size)]
-        best = [self._clean(centre[part], part, decode) for part in parts]
-        for restart in range(restarts):
-            noise = None
-            if random_start or restart:
-                # in float64, so that both dtypes start from the same points
-                unit = torch.zeros(flat.shape, dtype=torch.float64, device="cpu")
-                noise = ball(1.0, self.p).at(unit).sample(generator=generator)
-                noise = noise.to(flat.dtype).to(flat.device)
-            for i, part in enumerate(parts):
-                start = None if noise is None else noise[part]
-                self._climb(centre[part], part, decode, box, start, best[i])
-        points, success, loss = (
-            torch.cat(column, 1) for column in zip(*best, strict=True)
+def _check_box(x: Tensor, low: float, high: float) -> None:
+    if not low < high:
+        raise ValueError(f"box must be (lo, hi) with lo < hi, got {(low, high)}")
+    if ((x < low) | (x > high)).any():
+        raise ValueError(
+            f"x runs from {float(x.min()):g} to {float(x.max()):g}, outside the box "
+            f"from {low:g} to {high:g}; a box is in the units of x"
         )
-        moved = (points - centre).flatten(2)
-        return points, success, loss, torch.linalg.vector_norm(moved, self.p, dim=-1)
 
-    def _logits(self, points, decode):
-        x = points if decode is None else decode(points)
-        return self.net.evaluate(self.parameters, x, members=True, own_inputs=True)
 
-    def _judge(self, logits, y):
-        """Cross-entropy and success, (members, n)."""
-        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
-        hit = logits.argmax(-1) == y
-        return loss.view(y.shape), hit if self.targeted else ~hit
+def _starts(x: Tensor, p: float, restarts: int, seed: int) -> list[Tensor]:
+    """Zero and uniform points of the unit ball, in float64 for all dtypes the same."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    unit = ball(1.0, p).at(torch.zeros(x.shape, dtype=torch.float64, device="cpu"))
+    drawn = (unit.sample(generator=generator) for _ in range(restarts))
+    return [torch.zeros_like(x), *(z.to(x.dtype).to(x.device) for z in drawn)]
 
-    @torch.no_grad()
-    def _clean(self, centre, part, decode):
-        points = centre.expand(len(self.w), *centre.shape).contiguous()
-        logits, y = self._logits(points, decode), self.y[:, part]
-        low, high = int(y.min()), int(y.max())
-        if low < 0 or high >= logits.shape[-1]:
-            raise ValueError(
-                f"y runs from {low} to {high}, the network has {logits.shape[-1]} "
-                "classes"
-            )
-        loss, success = self._judge(logits, y)
-        return [points, success, loss]
 
-    def _climb(self, centre, part, decode, box, start, best):
-        """Search from one start, and keep in ``best`` what improves on it."""
-        flat = centre.flatten(1)
-        delta = flat.new_zeros((len(self.w), *flat.shape))
-        if start is not None:
-            delta = project(self.radius * start, self.radius, self.p, flat, box)
-        sign = -1 if self.targeted else 1
-        for step in range(self.steps + 1):
-            points = _inside(flat + delta, box).view(len(self.w), *centre.shape)
-            last = step == self.steps
+def _search(
+    judge: Callable[[Tensor], tuple[Tensor, Tensor]],
+    around: "_Inputs",
+    starts: list[Tensor],
+    steps: int,
+    step_size: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best points of all, whether they succeed, their value and norm."""
+    unit = replace(around, radius=1.0)
+    length = 2.5 * around.radius / steps if step_size is None else step_size
+    best: _Seen | None = None
+    for start in starts:
+        delta = around.project(around.radius * around.t * start)
+        for step in range(steps + 1):
+            last = step == steps
+            points = around.points(delta).requires_grad_(not last)
             with torch.set_grad_enabled(not last):
-                points.requires_grad_(not last)
-                logits = self._logits(points, decode)
-                loss, success = self._judge(logits, self.y[:, part])
-            _improve(best, points.detach(), success, loss.detach(), sign)
-            if last:
-                return
-            # members and examples do not interact: the sum's gradient is each one's own
-            gradient = torch.autograd.grad(sign * loss.sum(), points)[0].flatten(2)
-            ascent = self.step_size * ball(1.0, self.p).at(gradient).steepest(gradient)
-            delta = project(delta + ascent, self.radius, self.p, flat, box)
+                value, success = judge(points)
+            seen = (points.detach(), success, value.detach())
+            best = seen if best is None else _better(best, seen)
+            if not last:
+                # members and examples do not interact: each has a gradient of its own
+                (gradient,) = torch.autograd.grad(value.sum(), points)
+                delta = around.project(delta + length * unit.steepest(gradient))
+    assert best is not None  # the first start always is there
+    return *best, around.norm(best[0] - around.x)
 
 
-def _improve(best, points, success, loss, sign):
-    better = success & ~best[1] | (success == best[1]) & (sign * loss > sign * best[2])
-    shaped = better.view(*better.shape, *[1] * (points.ndim - 2))
-    best[0] = torch.where(shaped, points, best[0])
-    best[1] = torch.where(better, success, best[1])
-    best[2] = torch.where(better, loss, best[2])
+def _better(best: _Seen, seen: _Seen) -> _Seen:
+    """Example by example, the one that succeeds, or that of the higher value."""
+    (_, hit, value), (_, new_hit, new_value) = best, seen
+    wins = new_hit & ~hit | (new_hit == hit) & (new_value > value)
+    points = torch.where(wins[..., None], seen[0], best[0])
+    return points, hit | new_hit, torch.where(wins, new_value, value)
 
 
-def project(
-    delta: Tensor,
-    radius: float | Tensor,
-    p: float = 2,
-    x: Tensor | float = 0.0,
-    box: tuple[float, float] | None = None,
-) -> Tensor:
-    """The nearest perturbation in a ball that keeps the input in a box.
+@dataclass(frozen=True)
+class _Inputs(Bound):
+    """A set around inputs x, and a box that x + ε shall not leave."""
 
-    The Euclidean projection onto {δ : ‖δ‖_p ≤ radius, lo ≤ x + δ ≤ hi}, exactly. For
-    p = ∞ both sets are boxes. For p = 2 the optimality conditions make the result
-    clip(s δ) with one s in (0, 1] per example; its norm grows with s, and is a
-    quadratic between the values of s at which one more coordinate is clipped.
+    radius: Tensor
+    x: Tensor
+    box: tuple[float, float] | None
 
-    Args:
-        delta: (..., d) perturbations.
-        radius: a positive number, or a tensor that broadcasts against (..., 1).
-        p: 2 or ``math.inf``.
-        x: inputs that broadcast against ``delta``, inside the box.
-        box: (lo, hi), or None.
+    def part(self, part: slice) -> "_Inputs":
+        t, radius, x = (v[:, part] for v in (self.t, self.radius, self.x))
+        return replace(self, t=t, radius=radius, x=x)
 
-    Returns:
-        (..., d), up to rounding inside both sets. What is inside already stays.
-    """
-    radius = torch.as_tensor(radius, dtype=delta.dtype, device=delta.device)
-    if p == math.inf:
-        delta = torch.minimum(torch.maximum(delta, -radius), radius)
-        return delta if box is None else _inside(x + delta, box) - x
-    if box is None:
-        return _shrink(delta, radius)
-    # how far each coordinate may go in its own direction
-    room = torch.where(delta > 0, box[1] - x, x - box[0])
-    size = delta.abs()
-    clipped = delta.sign() * torch.minimum(size, room)
-    outside = torch.linalg.vector_norm(clipped, dim=-1, keepdim=True) > radius
-    if not outside.any():
-        return clipped
-    # s at which each coordinate meets the box: never for one that does not move
-    meets = torch.where(size > 0, room / torch.where(size > 0, size, 1), math.inf)
-    meets, order = meets.sort(dim=-1)
-    room_sorted, size_sorted = room.gather(-1, order), size.gather(-1, order)
-    # squared norm from the coordinates clipped before the i-th, and from the others
-    stuck = _running_sum(room_sorted.square()) - room_sorted.square()
-    free = _running_sum(size_sorted.square().flip(-1)).flip(-1)
-    squared = radius.square()
-    norms = stuck + torch.where(free > 0, meets.square() * free, 0)
-    i = (norms < squared).sum(-1, keepdim=True).clamp_max(delta.shape[-1] - 1)
-    rest, slope = squared - stuck.gather(-1, i), free.gather(-1, i)
-    s = (rest.clamp_min(0) / torch.where(slope > 0, slope, 1)).sqrt()
-    cut = delta.sign() * torch.minimum(s * size, room)
-    return torch.where(outside, _shrink(cut, radius), clipped)
+    def points(self, epsilon: Tensor) -> Tensor:
+        points = self.x + epsilon
+        return points if self.box is None else points.clamp(*self.box)
+
+    def project(self, epsilon: Tensor) -> Tensor:
+        """The nearest point of set and box, in the metric ‖ε / t‖₂, exactly.
+
+        For p = ∞ both sets are boxes. For p = 2 the optimality conditions make the
+        result clip(s ε) with one s in (0, 1] per example; its norm grows with s, and is
+        a quadratic between the values of s at which one more coordinate is clipped.
+        """
+        if self.box is None:
+            return super().project(epsilon)
+        if self.p == math.inf:
+            return self.points(super().project(epsilon)) - self.x
+        t = torch.where(self.t > 0, self.t, 1)
+        # how far each coordinate may go in its own direction, and would go
+        room = torch.where(epsilon > 0, self.box[1] - self.x, self.x - self.box[0]) / t
+        size = torch.where(self.t > 0, epsilon.abs(), 0) / t
+        sign = epsilon.sign() * t
+        clipped = sign * torch.minimum(size, room)
+        outside = self.norm(clipped)[..., None] > self.radius
+        if not outside.any():
+            return clipped
+        # s at which each coordinate meets the box: never for one that does not move
+        meets = torch.where(size > 0, room / torch.where(size > 0, size, 1), math.inf)
+        meets, order = meets.sort(dim=-1)
+        room_sorted, size_sorted = room.gather(-1, order), size.gather(-1, order)
+        # squared norm from the coordinates clipped before the i-th, and from the others
+        stuck = _running_sum(room_sorted.square()) - room_sorted.square()
+        free = _running_sum(size_sorted.square().flip(-1)).flip(-1)
+        squared = self.radius.square()
+        norms = stuck + torch.where(free > 0, meets.square() * free, 0)
+        i = (norms < squared).sum(-1, keepdim=True).clamp_max(epsilon.shape[-1] - 1)
+        rest, slope = squared - stuck.gather(-1, i), free.gather(-1, i)
+        s = (rest.clamp_min(0) / torch.where(slope > 0, slope, 1)).sqrt()
+        cut = super().project(sign * torch.minimum(s * size, room))
+        return torch.where(outside, cut, clipped)
 
 
 def _running_sum(x: Tensor) -> Tensor:
@@ -342,39 +254,6 @@ def _running_sum(x: Tensor) -> Tensor:
     if x.is_cuda and torch.are_deterministic_algorithms_enabled():
         return x.cpu().cumsum(-1).to(x.device)
     return x.cumsum(-1)
-
-
-def _shrink(delta, radius):
-    length = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)
-    over = length > radius
-    return torch.where(over, delta * (radius / torch.where(over, length, 1)), delta)
-
-
-def _inside(x, box):
-    return x if box is None else x.clamp(*box)
-
-
-def _check_inputs(x, name):
-    if not (isinstance(x, Tensor) and x.is_floating_point()):
-        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name} is {given}, expected a floating-point tensor")
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(
-            f"{name} has shape {tuple(x.shape)}, expected (n, ...) with n >= 1"
-        )
-    if not x.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinite values")
-
-
-def _check_box(x, box):
-    low, high = box
-    if not low < high:
-        raise ValueError(f"box must be (lo, hi) with lo < hi, got {box}")
-    if ((x < low) | (x > high)).any():
-        raise ValueError(
-            f"x runs from {float(x.min()):g} to {float(x.max()):g}, outside the box "
-            f"from {low:g} to {high:g}; a box is in the units of x"
-        )
 
 
 # -- a known manifold ----------------------------------------------------------------
@@ -385,14 +264,15 @@ class PCAManifold:
     """An affine subspace through the mean of the data, or one for each class.
 
     Latent coordinates are whitened: over the data that it was fitted to, each has
-    mean 0 and variance 1. Without labels the group axis has length 1.
+    mean 0 and variance 1. Classes y, (n,) int64, are given where there is one subspace
+    for each, and only there.
 
     Attributes:
         mean: (groups, d) float64 centres.
         components: (groups, k, d) float64, orthonormal rows.
         scale: (groups, k) float64 standard deviations along them, decreasing.
         shape: of one input; d is its number of entries.
-        by_class: whether there is one subspace for each class.
+        by_class: whether there is one subspace for each class; else groups is 1.
     """
 
     mean: Tensor
@@ -402,18 +282,7 @@ class PCAManifold:
     by_class: bool
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Whitened coordinates of the nearest points of the manifold.
-
-        Args:
-            x: ``(..., n, *shape)`` inputs.
-            y: (n,) int64 classes, where there is one subspace for each.
-
-        Returns:
-            (..., n, k).
-
-        Raises:
-            ValueError: y is missing or not asked for, or shapes do not fit.
-        """
+        """Coordinates (..., n, k) of the nearest points to ``(..., n, *shape)``."""
         mean, components, scale = self._pick(x, y)
         if x.shape[x.ndim - len(self.shape) :] != self.shape:
             raise ValueError(
@@ -423,18 +292,7 @@ class PCAManifold:
         return (components @ flat[..., None])[..., 0] / scale
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Inputs with given coordinates; differentiable in z.
-
-        Args:
-            z: (..., n, k) coordinates.
-            y: (n,) int64 classes, where there is one subspace for each.
-
-        Returns:
-            ``(..., n, *shape)``.
-
-        Raises:
-            ValueError: y is missing or not asked for, or shapes do not fit.
-        """
+        """Inputs ``(..., n, *shape)`` with coordinates (..., n, k); differentiable."""
         mean, components, scale = self._pick(z, y)
         if z.shape[-1] != scale.shape[-1]:
             raise ValueError(
@@ -444,31 +302,15 @@ class PCAManifold:
         return flat.unflatten(-1, self.shape)
 
     def project(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Nearest points of the manifold.
-
-        Args:
-            x: ``(..., n, *shape)`` inputs.
-            y: (n,) int64 classes, where there is one subspace for each.
-
-        Returns:
-            The shape of x.
-        """
+        """Nearest points of the manifold, in the shape of x."""
         return self.decode(self.encode(x, y), y)
 
     def distance(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Euclidean distances from the manifold, in the units of x.
-
-        Args:
-            x: ``(..., n, *shape)`` inputs.
-            y: (n,) int64 classes, where there is one subspace for each.
-
-        Returns:
-            (..., n).
-        """
+        """Euclidean distances from the manifold, (..., n), in the units of x."""
         off = (x - self.project(x, y)).flatten(x.ndim - len(self.shape))
         return torch.linalg.vector_norm(off, dim=-1)
 
-    def _pick(self, like, y):
+    def _pick(self, like: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
         """Centre, components and scale of each example, in the dtype of ``like``."""
         if self.by_class != (y is not None):
             expected = "needs" if self.by_class else "takes no"
@@ -481,34 +323,22 @@ class PCAManifold:
 
 
 def pca_manifold(x: Tensor, k: int, y: Tensor | None = None) -> PCAManifold:
-    """Fit the affine subspace that loses least of the data's variance.
+    """Fit the affine subspace of k dimensions that loses least of the data's variance.
 
     Args:
         x: (n, ...) inputs.
-        k: dimension of the manifold.
+        k: at most the dimensions that each group of inputs spans around its mean.
         y: (n,) int64 classes, to fit a subspace to each class of 0 to ``max(y)``;
             None for one subspace for all.
-
-    Returns:
-        A ``PCAManifold``.
-
-    Raises:
-        TypeError: x is no floating-point tensor, or y not int64.
-        ValueError: shapes do not fit, or some group of inputs spans fewer than k
-            dimensions around its mean.
     """
-    _check_inputs(x, "x")
-    if y is None:
-        groups = [x]
-    else:
-        if not (isinstance(y, Tensor) and y.dtype == torch.int64):
-            raise TypeError("y must be an int64 tensor of classes")
-        if y.shape != (len(x),) or int(y.min()) < 0:
-            raise ValueError(
-                f"y has shape {tuple(y.shape)} and lowest entry {int(y.min())}, "
-                f"expected ({len(x)},) classes from 0 on"
-            )
-        groups = [x[y == label] for label in range(int(y.max()) + 1)]
+    if not bool(x.isfinite().all()):
+        raise ValueError("x holds NaN or infinite values")
+    if y is not None and (y.dtype != torch.int64 or y.shape != x.shape[:1]):
+        raise ValueError(
+            f"y is {y.dtype} of shape {tuple(y.shape)}, expected ({len(x)},) int64 "
+            "classes"
+        )
+    groups = [x] if y is None else [x[y == c] for c in range(int(y.max()) + 1)]
     fitted = []
     for label, group in enumerate(groups):
         flat = group.flatten(1).cpu().double()

@@ -182,6 +182,15 @@ class Bound:
         return z, torch.rand((*shape[:-1], 1), **how)
 
 
+def check_set(given: Any) -> None:
+    """Raise where a radius, say, was given instead of a neighbourhood."""
+    if not isinstance(given, Neighbourhood):
+        raise TypeError(
+            f"expected a Neighbourhood, got {type(given).__name__}; make one with "
+            "ball(rho), keskar_box(eps) or adaptive_ball(rho)"
+        )
+
+
 def _positive(x: Tensor) -> Tensor:
     """Replace zeros by ones, to divide by the result."""
     return torch.where(x > 0, x, 1)

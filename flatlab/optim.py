@@ -11,7 +11,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, Optimizer
 
-from flatlab.neighbourhoods import Neighbourhood, ball
+from flatlab.neighbourhoods import Neighbourhood, ball, check_set
 from flatlab.network import Layout
 
 _ONES = ball(1.0).scale
@@ -116,11 +116,7 @@ class SAM(Optimizer):
                 f"{type(base_optimizer).__name__} needs a closure of its own, so it "
                 "cannot be the base optimizer"
             )
-        if not isinstance(neighbourhood, Neighbourhood):
-            raise TypeError(
-                f"neighbourhood is {neighbourhood!r}, expected a Neighbourhood such as "
-                "ball(0.05)"
-            )
+        check_set(neighbourhood)
         if module is not None and not isinstance(module, nn.Module):
             raise TypeError(f"module is {type(module).__name__}, expected an nn.Module")
         # an optimizer without state of its own is set up like an unpickled one

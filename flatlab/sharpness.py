@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlab.loss import IGNORED, Loss
-from flatlab.neighbourhoods import Bound, Neighbourhood, keskar_box
+from flatlab.neighbourhoods import Bound, Neighbourhood, check_set, keskar_box
 from flatlab.network import over_members
 from flatlab.noise import (
     Noise,
@@ -142,14 +142,6 @@ def _starts(gradient: Tensor, around: Bound, restarts: int, seed: int) -> Tensor
     return around.project(torch.stack(starts))
 
 
-def _check(neighbourhood: Neighbourhood) -> None:
-    if not isinstance(neighbourhood, Neighbourhood):
-        raise TypeError(
-            f"expected a Neighbourhood, got {type(neighbourhood).__name__}; make one "
-            "with ball(rho), keskar_box(eps) or adaptive_ball(rho)"
-        )
-
-
 def _search(
     loss: Loss,
     w: Tensor,
@@ -227,7 +219,7 @@ def worst_case_sharpness(
     Reference: Foret et al. (2021), equation 1; Kwon et al. (2021), equation 4, for
     the adaptive neighbourhoods.
     """
-    _check(neighbourhood)
+    check_set(neighbourhood)
     w = wide(w)
     around = neighbourhood.at(w, loss.net.layout_on(w.device))
     return _search(loss, w, around, None, steps, restarts, seed)
@@ -261,7 +253,7 @@ def average_sharpness(
         samples: evaluations of the loss for each member, an even number of at least 4.
         seed: of the draws.
     """
-    _check(neighbourhood)
+    check_set(neighbourhood)
     check_samples(samples)
     w, pairs = wide(w), samples // 2
     around = neighbourhood.at(w, loss.net.layout_on(w.device))

@@ -409,7 +409,8 @@ def judge(net: Network, data: Dataset, w: Tensor) -> dict[str, Tensor]:
     ramp = torch.linspace(-SHIFT, SHIFT, x.shape[-1], device=x.device, dtype=x.dtype)
     up = 1 - 2 * (torch.arange(len(x), device=x.device) % 2)
     shifted = Loss(net, (x + up.view(-1, *[1] * (x.ndim - 1)) * ramp, y))
-    attack = pgd(net, w, x[:ATTACKED], y[:ATTACKED], radius=ATTACK_RADIUS, steps=10)
+    few = x[:ATTACKED], y[:ATTACKED]
+    attack = pgd(net, w, *few, ball(ATTACK_RADIUS), steps=10)
     error = 1 - test_loss.accuracy(w)
     return {
         "test_error": error,
