@@ -265,7 +265,7 @@ def test_other_refusals():
 
 
 @given(st.floats(1e-6, 1 - 1e-6), st.floats(1e-9, 5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_kl_inverse_against_a_root_finder(q, c):
     p = float(kl_inverse(q, c))
     assert q <= p <= 1
@@ -300,7 +300,7 @@ def test_kl_of_gaussians():
 
 
 @given(st.floats(0, 1), st.floats(0, 1e4), st.integers(1, 10**6), DELTA)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_pac_bayes_bound_limits_and_monotonicities(risk, kl, n, delta):
     bound = float(pac_bayes_kl_bound(risk, kl, n, delta))
     c = (kl + math.log(2 * math.sqrt(n) / delta)) / n

@@ -103,8 +103,8 @@ NEIGHBOURHOODS = {
     "box": (lambda: ball(0.3, p=math.inf), torch.ones_like, 0.3, math.inf),
     "keskar": (lambda: keskar_box(0.2), lambda w: w.abs() + 1, 0.2, math.inf),
 }
-for by, p, (eta, biases) in itertools.product(
-    ("weight", "filter", "layer"), (2, math.inf), ((0.0, True), (0.1, False))
+for by, (p, eta, biases) in itertools.product(
+    ("weight", "filter", "layer"), ((2, 0.0, True), (math.inf, 0.1, False))
 ):
     NEIGHBOURHOODS[f"{by}-{p}-{eta}-{biases}"] = (
         lambda by=by, p=p, eta=eta, biases=biases: adaptive_ball(
