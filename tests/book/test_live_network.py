@@ -294,17 +294,18 @@ def test_a_run_that_diverges_says_so_and_can_begin_again(shown):
     assert steps_of(page) == [0]
 
 
-@pytest.mark.parametrize("width", [390, 1200, 1280])
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_everyone_can_see_and_operate_it(shown, width, theme):
+@pytest.mark.parametrize("width", [390, 1200])
+def test_everyone_can_see_and_operate_it(shown, width):
     page = shown('data-fork-rho=".1"', width=width)
-    lit = ink(page)
-    page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
-    settle(page)
-    assert (ink(page) != lit) == (theme == "dark")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    violations = Axe().run(page).response["violations"]
-    assert not [(v["id"], v["nodes"][0]["html"][:150]) for v in violations]
+    drawn = {}
+    for theme in ("light", "dark"):
+        page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+        settle(page)
+        drawn[theme] = ink(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        violations = Axe().run(page).response["violations"]
+        assert not [(v["id"], v["nodes"][0]["html"][:150]) for v in violations]
+    assert drawn["light"] != drawn["dark"]
 
 
 def test_without_a_script_and_on_paper_there_is_the_figure(shown):

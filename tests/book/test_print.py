@@ -114,7 +114,7 @@ def test_everything_is_on_paper(printed):
         "The hidden answer is four.",  # closed boxes are opened
         "A question",
         "The hidden reply.",
-        "importflatlabasfl",
+        "from flatlab.course import explorers",  # folded in the page
         "the end",  # of a line that is wider than the paper
         "(1)",
     ):
