@@ -1,473 +1,337 @@
 """Grade a folder of submissions: ``make grade SUBMISSIONS=folder``.
 
-The folder holds one folder per student with their notebooks, each named after its
-assignment. Students' code runs in a sandbox, the tests outside it, and only plain data
-crosses. No submission sees another, and every submission gets a row, whatever it does.
+The folder holds one folder per student. Students' code runs in a sandbox, the tests
+outside it, and only plain data crosses. Every submission is read and graded in a
+process of its own, whose end costs its own row alone; what is graded is kept, so that
+a run that was killed goes on where it was.
 """
 
 import argparse
 import contextlib
-import csv
-import io
-import multiprocessing
+import ctypes
+import fcntl
+import hashlib
+import importlib
+import json
 import os
+import resource
 import signal
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+import sys
+import tempfile
+import traceback
+from dataclasses import asdict
 from pathlib import Path
 
-from assignments import feedback, notebooks, sandbox
-from assignments.sandbox import Sandbox, SandboxError, StudentError
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: forks have one thread
 
-CELL_SECONDS = 60
-CALL_SECONDS = 20
-SUBMISSION_SECONDS = 240
-# A notebook of a course is far smaller; a larger one is not read.
-LARGEST_FILE = 20 << 20
-MESSAGE = 600  # characters of a message that feedback shows
+from assignments import collect, confine, notebooks, report
+from assignments.judge import Grade, Outcome, judge, nothing
+from assignments.run import Limits, Session
+
+SECONDS = 3600  # by the clock, after which a submission's process ends
+MEMORY = 12 << 30  # address space of that process; what a student answers is in it
+ATTEMPTS = 2
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one task.
+def in_processes(jobs, work, workers, tell=None):
+    """Do jobs in processes of their own, which may end as they like.
 
-    Attributes:
-        id: of the task.
-        points: given; None where a person has to.
-        most: that could be had.
-        message: for the student.
+    Args:
+        jobs: dict from a key to an argument.
+        work: function of one argument; gives what JSON can hold.
+        workers: how many at a time.
+        tell: called with the key and the result of each job as it ends.
+
+    Returns:
+        A dict from key to result; where the process ended without one, to a sentence.
     """
-
-    id: str
-    points: float | None
-    most: float
-    message: str = ""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {key: Path(folder) / f"{n}.json" for n, key in enumerate(jobs)}
+        return _in_processes(jobs, work, workers, tell, paths)
 
 
-@dataclass(frozen=True)
-class Grade:
-    """What became of one submission.
-
-    Attributes:
-        student: name of the folder.
-        assignment: its name.
-        file: that was graded, relative to the folder of all submissions.
-        status: "graded", "look" (a person should look: see the reason) or "unreadable".
-        reason: in words.
-        outcomes: a tuple of ``Outcome``.
-        steps: a tuple of ``notebooks.Step``, as graded.
-        remarks: dict from the number of a step to what it ran into.
-    """
-
-    student: str
-    assignment: str
-    file: str
-    status: str
-    reason: str
-    outcomes: tuple
-    steps: tuple = ()
-    remarks: dict | None = None
-
-    @property
-    def points(self):
-        """Given so far, without the written tasks that nobody has graded yet."""
-        return sum(o.points for o in self.outcomes if o.points is not None)
-
-
-class Student:
-    """The student's side of a submission: a sandbox that is replaced when it ends.
-
-    The cells that ran before are run again then, but for the one that ended it.
-    """
-
-    def __init__(self):
-        self.deadline = time.monotonic() + SUBMISSION_SECONDS
-        self.cells = []
-        self.sandbox = None
-        self.ends = []
-
-    def run(self, source):
-        """Run a cell and remember it, unless it ends the process."""
-        with self._alive() as box:
-            try:
-                box.run(source, self._seconds(CELL_SECONDS))
-            finally:
-                if box.process.poll() is None:
-                    self.cells.append(source)
-
-    def call(self, name, args, kwargs):
-        """Call a function of the student."""
-        with self._alive() as box:
-            return box.call(name, args, kwargs, self._seconds(CALL_SECONDS))
-
-    def value(self, name):
-        """Give a variable of the student."""
-        with self._alive() as box:
-            return box.value(name, self._seconds(CALL_SECONDS))
-
-    def close(self):
-        """End what runs."""
-        if self.sandbox is not None:
-            self.sandbox.close()
-
-    @contextlib.contextmanager
-    def _alive(self):
-        if self.sandbox is None:
-            self.sandbox = Sandbox()
-            for source in self.cells:
-                with contextlib.suppress(Exception):
-                    self.sandbox.run(source, self._seconds(CELL_SECONDS))
+def _in_processes(jobs, work, workers, tell, paths):
+    waiting, running, results = [(key, 1) for key in jobs], {}, {}
+    while waiting or running:
+        while waiting and len(running) < workers:
+            key, attempt = waiting.pop(0)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            child = os.fork()
+            if not child:
+                _child(work, jobs[key], paths[key])
+            running[child] = (key, attempt)
+        child, code = os.wait()
+        if child not in running:
+            continue
+        key, attempt = running.pop(child)
         try:
-            yield self.sandbox
-        except SandboxError as error:
-            self.ends.append(str(error))
-            self.sandbox = None
-            raise
-
-    def _seconds(self, most):
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(
-                f"the notebook as a whole took more than {SUBMISSION_SECONDS} s"
-            )
-        return min(most, left)
-
-
-def grade(student, assignment, file, content, note=""):
-    """Grade one submission.
-
-    Args:
-        student: name.
-        assignment: a ``notebooks.Assignment``.
-        file: shown in the row.
-        content: text of the notebook.
-        note: a sentence about how the file was chosen.
-
-    Returns:
-        A ``Grade``.
-    """
-    try:
-        submission = notebooks.fit(assignment, content)
-    except ValueError as error:
-        nothing = tuple(
-            Outcome(task.id, 0.0, task.points, str(error)) for task in assignment.tasks
-        )
-        reason = " ".join(filter(None, [note, f"The file is {error}."]))
-        return Grade(student, assignment.name, file, "unreadable", reason, nothing)
-    side = Student()
-    try:
-        outcomes, remarks = _run(submission, assignment, side)
-    finally:
-        side.close()
-    looks = list(submission.notes)
-    looks += [
-        f"The cell {step.id}, which is not the student's, failed: {remarks[number]}."
-        for number, step in enumerate(submission.steps)
-        if step.kind == "setup" and number in remarks
-    ]
-    looks += [f"The code {end}." for end in dict.fromkeys(side.ends)]
-    return Grade(
-        student,
-        assignment.name,
-        file,
-        "look" if looks else "graded",
-        " ".join(filter(None, [note, *looks])),
-        outcomes,
-        submission.steps,
-        remarks,
-    )
-
-
-def _run(submission, assignment, side):
-    tasks = {task.id: task for task in assignment.tasks}
-    outcomes, remarks = [], {}
-    space, variables = {"__name__": "tests"}, []
-    for number, step in enumerate(submission.steps):
-        task = tasks.get(step.id)
-        if step.kind == "written":
-            outcomes.append(Outcome(task.id, None, task.points, "waits for a person"))
-        elif step.kind == "test":
-            found = _test(step.source, space, variables, side)
-            outcomes.append(
-                Outcome(task.id, 0.0 if found else task.points, task.points, found)
-            )
-        else:
-            if step.kind == "setup":
-                exec(step.source, space)
-            functions, values = step.names
-            space |= {name: _proxy(name, side) for name in functions}
-            variables += values
-            try:
-                side.run(step.source)
-            except Exception as error:
-                remarks[number] = _told(error)
-    return tuple(outcomes), remarks
-
-
-def _test(source, space, variables, side):
-    """Run a test; give "" where it passed and otherwise what to tell the student."""
-    space = dict(space)
-    for name in variables:
-        with contextlib.suppress(Exception):
-            space[name] = side.value(name)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            exec(source, space)
-    except Exception as error:
-        return _told(error)
-    return ""
-
-
-def _proxy(name, side):
-    def call(*args, **kwargs):
-        return side.call(name, args, kwargs)
-
-    call.__name__ = name
-    return call
-
-
-def _told(error):
-    if isinstance(error, SandboxError):
-        text = f"your code {error}"
-    elif isinstance(error, AssertionError):
-        text = str(error) or "a test failed"
-    elif isinstance(error, StudentError):
-        text = str(error)  # which names the class
-    else:
-        text = f"{type(error).__name__}: {error}"
-    text = text.removesuffix(": ")
-    return text if len(text) <= MESSAGE else text[:MESSAGE] + " ..."
-
-
-def find(folder, assignments):
-    """Find which file of each student is graded for which assignment.
-
-    A file belongs to the assignment that its name, or the folder that it lies in,
-    starts with. Of several the one that was changed last counts.
-
-    Args:
-        folder: with one folder per student.
-        assignments: dict from name to ``notebooks.Assignment``.
-
-    Returns:
-        A list of ``(student, assignment, path or None, note)``; the path is None where
-        a student handed in nothing, or notebooks that belong to no assignment, and
-        where a notebook is in no student's folder.
-    """
-    # The longest name first: "sam" starts "sam_bound" too.
-    names = sorted(assignments, key=len, reverse=True)
-    found = [
-        (path.name, "", None, "The notebook is in no student's folder.")
-        for path in sorted(Path(folder).glob("*.ipynb"))
-    ]
-    for home in sorted(p for p in Path(folder).iterdir() if p.is_dir()):
-        files, others = {}, []
-        for path in sorted(home.rglob("*.ipynb")):
-            if ".ipynb_checkpoints" in path.parts or path.is_symlink():
+            results[key] = json.loads(paths[key].read_text("utf-8"))
+        except (OSError, ValueError):
+            ended = os.waitstatus_to_exitcode(code)
+            if attempt < ATTEMPTS:
+                waiting.append((key, attempt + 1))  # it may have been another's memory
                 continue
-            labels = [path.stem.lower(), path.parent.name.lower()]
-            name = next((n for t in labels for n in names if t.startswith(n)), None)
-            if name is None:
-                others.append(path.name)
-            else:
-                files.setdefault(name, []).append(path)
-        for name, paths in files.items():
-            *older, last = sorted(paths, key=lambda p: (p.stat().st_mtime_ns, p.name))
-            note = ""
-            if older:
-                note = f"{last.name} was changed last and is graded; also there: "
-                note += ", ".join(p.name for p in older) + "."
-            found.append((home.name, name, last, note))
-        if others:
-            note = f"Not named after an assignment: {', '.join(others)}."
-            found.append((home.name, "", None, note))
-        elif not files:
-            found.append((home.name, "", None, "There is no notebook."))
-    return found
+            results[key] = f"The process that graded it ended with {ended}, twice."
+        if tell:
+            tell(key, results[key])
+    return results
 
 
-def _graded(job):
-    """Grade one file in a process of the pool."""
-    student, name, path, note, root = job
-    shown = str(path.relative_to(root))
-    assignment = notebooks.read(name)
-    if path.stat().st_size > LARGEST_FILE:
-        content = ""
-        note += f" The file is larger than {LARGEST_FILE >> 20} MiB."
-    else:
-        content = path.read_text("utf-8", errors="replace")
-    # The tests are ours, but what they are given is not: they end too.
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(SUBMISSION_SECONDS + CELL_SECONDS)
+def _child(work, argument, path):
+    code = 1
     try:
-        return grade(student, assignment, shown, content, note)
-    except Exception as error:
-        # A fault of ours, or an attack nobody thought of: never a reason to end.
-        nothing = tuple(Outcome(t.id, 0.0, t.points) for t in assignment.tasks)
-        reason = f"{note} Grading failed with {type(error).__name__}: {error}"
-        return Grade(student, name, shown, "look", reason[:2000].strip(), nothing)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # not to outlive the command
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SECONDS)
+        write(path, work(argument))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
-        signal.alarm(0)
+        sys.stderr.flush()
+        os._exit(code)
 
 
-def _too_long(number, frame):
-    raise TimeoutError(f"grading took more than {SUBMISSION_SECONDS} s")
+def write(path, content):
+    """Write JSON all at once or not at all."""
+    text = json.dumps(content, ensure_ascii=True, indent=1)
+    part = path.with_suffix(".part")
+    part.write_text(text + "\n", "utf-8")
+    part.replace(path)
 
 
-def grade_all(submissions, output, workers=None):
-    """Grade a folder and write ``grades.csv``, ``tasks.csv`` and the feedback.
+class Course:
+    """All that one run of the command shares.
 
     Args:
-        submissions: folder with one folder per student.
-        output: folder to write into; ``written.csv`` in it, where a person has filled
-            in points, is read and added.
-        workers: processes; by default one per processor.
+        options: of the command line.
+    """
+
+    def __init__(self, options):
+        self.options = options
+        self.assignments = {
+            name: notebooks.read(name, options.source)
+            for name in notebooks.names(options.source)
+        }
+        code = hashlib.sha256()
+        for package in (Path(__file__).parent, confine.PACKAGE):
+            for path in sorted(package.rglob("*.py")):
+                code.update(path.read_bytes())
+        self.code = code.hexdigest()
+        self.limits = {}
+
+    def collected(self, paths):
+        """What one student handed in, as JSON."""
+        try:
+            return [vars(f) for f in collect.collect(paths, self.assignments)]
+        except Exception as error:  # a fault of ours: never a reason to end
+            reason = f"Reading it failed with {type(error).__name__}: {error}"
+            return [vars(collect.Found(looks=[reason[:2000]], readable=False))]
+
+    def job(self, student, found, record):
+        """What is to be graded, or None where the record of an earlier run holds.
+
+        Args:
+            student: name.
+            found: of the student, as JSON.
+            record: dict: ``content`` and ``rules`` are digests of what it came from.
+        """
+        assignment, options = self.assignments.get(found["assignment"]), self.options
+        rules = [self.code, assignment and assignment.digest, options.variants]
+        same = record.get("content") == _content(student, found)
+        again = options.student == student and not options.task
+        if options.task and assignment and options.student in (None, student):
+            name, _, task = options.task.rpartition("/")
+            for t in assignment.tasks if name in ("", assignment.name) else ():
+                if t.id.removeprefix("test-") == task.removeprefix("test-"):
+                    return student, found, t.id if same else None, _digest(rules)
+        if same and not again and record["rules"] == _digest(rules):
+            record["grade"]["time"] = found["time"]
+            return None
+        return student, found, None, _digest(rules)
+
+    def record(self, job, before, grade):
+        """What is kept of a grade; after a regrade of one task, with the others."""
+        student, found, only, rules = job
+        if only:
+            new = {o["id"]: o for o in grade["outcomes"]}
+            old = before["grade"]["outcomes"]
+            grade["outcomes"] = [new.get(o["id"], o) for o in old]
+        return {"content": _content(student, found), "rules": rules, "grade": grade}
+
+    def failed(self, student, found, reason):
+        """The grade, as JSON, of a submission whose process ended."""
+        assignment = self.assignments.get(found["assignment"])
+        lost = nothing(assignment) if assignment else []
+        file = Grade(
+            student, found["assignment"], found["file"], found["time"], "look", reason
+        )
+        file.outcomes = lost
+        return asdict(file)
+
+    def graded(self, job):
+        """Grade one submission, as JSON."""
+        student, found, only, _ = job
+        assignment = self.assignments.get(found["assignment"])
+        found = collect.Found(**found)
+        if self.options.variants and assignment:
+            assignment = notebooks.for_student(assignment, student)
+        session = Session(self.limits.get(found.assignment, Limits()))
+        try:
+            grade = judge(student, assignment, found, session, only)
+        except Exception as error:
+            # A fault of ours, or an attack nobody thought of: never a reason to end.
+            reason = f"Grading failed with {type(error).__name__}: {error}"
+            return self.failed(student, vars(found), collect.clean(reason)[:2000])
+        finally:
+            session.close()
+        return asdict(grade)
+
+    def measured(self, name):
+        """How long the model solution takes, and which tasks it loses."""
+        assignment = self.assignments[name]
+        cells = [
+            ("markdown" if c.kind == "written" else "code", c.source, [c.id])
+            for c in assignment.cells
+        ]
+        session = Session(Limits(times=0))
+        try:
+            grade = judge("", assignment, collect.Found(name, cells=cells), session)
+        finally:
+            session.close()
+        lost = [f"{o.id}: {o.detail}" for o in grade.outcomes if o.points == 0]
+        return {"took": session.took, "lost": lost}
+
+
+def grade_all(options):
+    """Grade a folder and write its tables and pages.
+
+    Args:
+        options: what the command line says.
 
     Returns:
         A list of ``Grade``, in the order of the students' names.
     """
-    from flatlab.progress import progress
+    output, course = options.output, Course(options)
+    by_hand = report.ByHand(output)  # which may be wrong: say so before all work
+    kept = output / "records"
+    kept.mkdir(parents=True, exist_ok=True)
+    lock = (output / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SystemExit(f"another run is grading into {output}") from None
+    students = collect.students(options.submissions)
+    workers = options.workers or os.cpu_count()
+    found = in_processes(students, course.collected, workers)
+    jobs, records = {}, {}
+    for student, theirs in found.items():
+        if isinstance(theirs, str):
+            theirs = [vars(collect.Found(looks=[theirs], readable=False))]
+        for one in theirs:
+            key = report.slug(f"{student} {one['assignment']}")
+            records[key] = _record(kept / f"{key}.json")
+            job = course.job(student, one, records[key])
+            if job:
+                jobs[key] = job
+    _calibrate(course, jobs, workers)
+    total, done = len(jobs), []
 
-    submissions, output = Path(submissions), Path(output)
-    if not submissions.is_dir():
-        raise SystemExit(f"there is no folder {submissions}")
-    sandbox.require()
-    assignments = {name: notebooks.read(name) for name in notebooks.names()}
-    grades, jobs = [], []
-    for student, name, path, note in find(submissions, assignments):
-        if path is None:
-            grades.append(Grade(student, "", "", "unreadable", note, ()))
+    def tell(key, result):
+        if isinstance(result, str):
+            records[key]["grade"] = course.failed(*jobs[key][:2], result)
         else:
-            jobs.append((student, name, path, note, submissions))
-    workers = workers or os.cpu_count()
-    # Spawned: a fork would copy threads of torch that hold locks.
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(workers, context) as pool,
-        progress(len(jobs), "grading") as bar,
-    ):
-        waiting = [pool.submit(_graded, job) for job in jobs]
-        for future in as_completed(waiting):
-            grades.append(future.result())
-            bar.update()
-    order = list(assignments)
+            records[key] = course.record(jobs[key], records[key], result)
+            write(kept / f"{key}.json", records[key])
+        done.append(key)
+        if os.environ.get("FLATLAB_PROGRESS") != "0":
+            print(f"\r{len(done)} of {total} graded", end="", flush=True)
+
+    in_processes(jobs, course.graded, workers, tell)
+    if os.environ.get("FLATLAB_PROGRESS") != "0":
+        print()
+    grades = []
+    for record in records.values():
+        grade = Grade(**record["grade"])
+        grade.outcomes = [Outcome(**o) for o in grade.outcomes]
+        grades.append(grade)
+    order = list(course.assignments)
     grades.sort(key=lambda g: (g.student, order.index(g.assignment or order[0])))
-    output.mkdir(parents=True, exist_ok=True)
-    given = read_written(output)
-    grades = [with_written(g, given) for g in grades]
-    write_tables(grades, output)
-    for student in dict.fromkeys(g.student for g in grades):
-        theirs = [g for g in grades if g.student == student]
-        feedback.write(theirs, assignments, output / "feedback" / f"{student}.html")
+    report.write(grades, course.assignments, output, by_hand)
     return grades
 
 
-def read_written(output):
-    """Points that a person gave, by student, assignment and task."""
-    rows = _written_rows(output)
-    return {_written_key(row): row["points"].strip() for row in rows}
-
-
-def _written_rows(output):
-    path = Path(output) / "written.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _written_key(row):
-    return row["student"], row["assignment"], row["task"]
-
-
-def with_written(grade, given):
-    """Add the points that a person gave to a grade."""
-    outcomes = []
-    for o in grade.outcomes:
-        key = tuple(map(_harmless, (grade.student, grade.assignment, o.id)))
-        text = given.get(key, "")
-        if o.points is None and text:
-            o = Outcome(o.id, _points(text, grade, o), o.most)
-        outcomes.append(o)
-    return replace(grade, outcomes=tuple(outcomes))
-
-
-def _points(text, grade, outcome):
+def _record(path):
     try:
-        points = float(text)
-    except ValueError:
-        points = -1.0
-    if not 0 <= points <= outcome.most:
-        raise SystemExit(
-            f"written.csv gives {grade.student} {text!r} points for {outcome.id}: "
-            f"give a number from 0 to {outcome.most:g}, or nothing"
-        )
-    return points
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
-def write_tables(grades, output):
-    """Write a row per submission, a row per task, and what is graded by hand."""
-    head = ["student", "assignment", "points", "most", "by_hand", "status", "reason"]
-    rows, tasks, written = [], [], []
-    for g in grades:
-        open_points = sum(o.most for o in g.outcomes if o.points is None)
-        most = sum(o.most for o in g.outcomes)
-        rows.append(
-            [
-                g.student,
-                g.assignment,
-                g.points,
-                most,
-                open_points,
-                g.status,
-                g.reason,
-                g.file,
-            ]
-        )
-        answers = {s.id: s.source for s in g.steps if s.kind == "written"}
-        for o in g.outcomes:
-            key = [g.student, g.assignment, o.id]
-            points = "" if o.points is None else o.points
-            tasks.append([*key, points, o.most, o.message])
-            if o.id in answers:
-                written.append([*key, points, o.most, answers[o.id]])
-    # Points given to submissions of another folder stay.
-    here = {tuple(map(_harmless, row[:3])) for row in written}
-    others = [r for r in _written_rows(output) if _written_key(r) not in here]
-    written += [list(row.values()) for row in others]
-    task = ["student", "assignment", "task", "points", "most"]
-    _write(output / "grades.csv", [*head, "file"], rows)
-    _write(output / "tasks.csv", [*task, "message"], tasks)
-    _write(output / "written.csv", [*task, "answer"], written)
+def _content(student, found):
+    return _digest([student, found | {"time": 0}])
 
 
-def _write(path, head, rows):
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows([_harmless(cell) for cell in row] for row in rows)
+def _digest(content):
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _harmless(cell):
-    # A spreadsheet would run a cell that starts like a formula.
-    if isinstance(cell, str):
-        cell = cell.replace("\0", "").replace("\r", " ")
-        return "'" + cell if cell[:1] in ("=", "+", "-", "@", "\t") else cell
-    return cell
+def _calibrate(course, jobs, workers):
+    """Grade the model solutions of all assignments that are to be graded."""
+    names = {f["assignment"] for _, f, *_ in jobs.values() if f["readable"]}
+    names = [name for name in course.assignments if name in names]
+    if not names:
+        return
+    confine.require()
+    for name in names:
+        _import(course.assignments[name])
+    found = in_processes({n: n for n in names}, course.measured, workers)
+    for name, measured in found.items():
+        lost = measured if isinstance(measured, str) else measured["lost"]
+        if lost:
+            raise SystemExit(
+                f"The model solution of {name} does not get all points here, so "
+                f"nothing was graded: {lost}"
+            )
+        course.limits[name] = Limits(model=measured["took"])
+
+
+def _import(assignment):
+    # Once here, not in every process: they are copies of this one.
+    for cell in assignment.cells:
+        if cell.kind == "setup":
+            for name in notebooks.imported(cell.source):
+                with contextlib.suppress(ImportError):  # the model solution says so
+                    importlib.import_module(name)
 
 
 def main(arguments=None):
-    """The command line."""
+    """The command line; exits with 3 where somebody has to look at a row."""
     parser = argparse.ArgumentParser(description="Grade a folder of submissions.")
     parser.add_argument("submissions", type=Path, help="one folder per student in it")
-    parser.add_argument("--output", type=Path, default=Path("_build/grades"))
+    parser.add_argument("--output", type=Path, help="by default SUBMISSIONS-grades")
+    parser.add_argument("--source", type=Path, help="folder of the assignments")
+    parser.add_argument("--student", help="grade this one again")
+    parser.add_argument("--task", help="grade this task again, and no other")
+    parser.add_argument("--workers", type=int, help="how many at a time")
+    parser.add_argument(
+        "--variants", action="store_true", help="every student has own numbers"
+    )
     options = parser.parse_args(arguments)
-    grades = grade_all(options.submissions, options.output)
+    if not options.submissions.is_dir():
+        raise SystemExit(f"there is no folder {options.submissions}")
+    if options.output is None:
+        folder = options.submissions.resolve()
+        options.output = folder.with_name(folder.name + "-grades")
+    grades = grade_all(options)
     looks = sum(g.status != "graded" for g in grades)
     print(f"{len(grades)} submissions graded into {options.output / 'grades.csv'}")
     print(f"{looks} of them need a look: see their status and reason")
+    return 3 if looks else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

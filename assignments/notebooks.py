@@ -1,4 +1,4 @@
-"""What an assignment asks for, and a submission fitted into it.
+"""What an assignment asks for.
 
 The source notebooks carry nbgrader's metadata. A code cell is one of:
 
@@ -6,16 +6,19 @@ The source notebooks carry nbgrader's metadata. A code cell is one of:
   tag ``ungraded`` it is an experiment, which grading leaves out;
 - solution: the student's;
 - test (locked, points): runs outside the sandbox and sees the student's functions and
-  variables as plain data.
+  variables as plain data. Lines ``### PART words (points)`` cut it into parts with
+  points of their own; the tag ``pure`` asks that functions leave their arguments as
+  they are, ``any-form`` that answers are not fitted to the model solution's form.
 
 A markdown cell with points is a written answer, graded by hand.
 """
 
 import ast
-from dataclasses import dataclass
+import hashlib
+import json
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import nbformat
 
 SOURCE = Path(__file__).parent / "source"
 CHAPTERS = (
@@ -28,38 +31,36 @@ CHAPTERS = (
     "asam",
     "verdict",
 )
+HIDDEN = "### BEGIN HIDDEN TESTS"
+# A locked line that gives every student numbers of their own, where that is asked for.
+VARIANT = re.compile(r"^VARIANT = .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Task:
-    """What points are given for.
+class Cell:
+    """A cell that grading knows.
 
     Attributes:
         id: nbgrader's ``grade_id``.
-        points: the most that can be had.
-        written: whether a person grades it.
+        own: the id that Jupyter gave it.
+        kind: "setup", "ungraded", "solution", "test" or "written".
+        source: as the instructor has it.
+        released: as students get it.
+        points: the most that can be had; None where there are none.
+        tags: of the cell.
+        names: functions and variables, two tuples, that the solution defines.
+        title: the heading that it stands under.
     """
 
     id: str
-    points: float
-    written: bool
-
-
-@dataclass(frozen=True)
-class Step:
-    """One cell of a submission in the order in which it is graded.
-
-    Attributes:
-        kind: "setup", "student", "test" or "written".
-        id: nbgrader's ``grade_id``; of a cell that the student added, "".
-        source: of the cell.
-        names: functions and variables, as two tuples, that the solution has to define.
-    """
-
+    own: str
     kind: str
-    id: str
     source: str
-    names: tuple = ((), ())
+    released: str
+    points: float | None
+    tags: tuple
+    names: tuple
+    title: str
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,21 @@ class Assignment:
     Attributes:
         name: of the chapter and of the file.
         title: its first heading.
-        cells: nbformat cells that carry nbgrader's metadata.
-        tasks: a tuple of ``Task``.
+        cells: a tuple of ``Cell``.
+        texts: dict from the id of every other cell to its source.
+        digest: changes with anything in it.
     """
 
     name: str
     title: str
     cells: tuple
-    tasks: tuple
+    texts: dict
+    digest: str
+
+    @property
+    def tasks(self):
+        """The cells that give points."""
+        return tuple(cell for cell in self.cells if cell.points is not None)
 
     @property
     def points(self):
@@ -84,99 +92,55 @@ class Assignment:
         return sum(task.points for task in self.tasks)
 
 
-@dataclass(frozen=True)
-class Submission:
-    """A student's notebook, fitted into its assignment.
-
-    Attributes:
-        steps: a tuple of ``Step``.
-        notes: what a person should know about it, as sentences.
-    """
-
-    steps: tuple
-    notes: tuple = ()
-
-
-def names(folder=SOURCE):
+def names(folder=None):
     """The chapters' assignments in the order of the course, then all others."""
-    there = {p.stem for p in Path(folder).glob("*/*.ipynb") if p.stem == p.parent.name}
+    paths = Path(folder or SOURCE).glob("*/*.ipynb")
+    there = {p.stem for p in paths if p.stem == p.parent.name}
     chapters = [name for name in CHAPTERS if name in there]
     return [*chapters, *sorted(there.difference(chapters))]
 
 
-def read(name, folder=SOURCE):
+def read(name, folder=None):
     """Read the source of an assignment."""
-    notebook = nbformat.read(Path(folder) / name / f"{name}.ipynb", as_version=4)
-    cells = tuple(cell for cell in notebook.cells if _grading(cell))
-    tasks = tuple(
-        Task(
-            cell.metadata.nbgrader.grade_id,
-            float(cell.metadata.nbgrader.points),
-            cell.cell_type == "markdown",
-        )
-        for cell in cells
-        if cell.metadata.nbgrader.grade
-    )
-    title = next(c.source for c in notebook.cells if c.cell_type == "markdown")
-    return Assignment(name, title.splitlines()[0].lstrip("# "), cells, tasks)
-
-
-def fit(assignment, content):
-    """Fit a submitted notebook into its assignment.
-
-    Locked cells are those of the assignment, whatever came back; solutions are the
-    student's, found by nbgrader's id or else by the cell's own; cells that the student
-    added stay behind the cell that they followed.
-
-    Args:
-        assignment: an ``Assignment``.
-        content: text of the submitted file.
-
-    Returns:
-        A ``Submission``.
-
-    Raises:
-        ValueError: the text is no notebook.
-    """
-    try:
-        notebook = nbformat.reads(content, as_version=4)
-        cells = [(c.cell_type, str(c.source), _ids(c)) for c in notebook.cells]
-    except Exception as error:  # nbformat raises whatever the damage leads to
-        raise ValueError(
-            f"not a notebook that can be read ({type(error).__name__})"
-        ) from None
-    known = {}
-    for cell in assignment.cells:
-        id = cell.metadata.nbgrader.grade_id
-        known |= {id: id, f"cell {cell.id}": id}
-    answers, added, notes, last = {}, {}, [], None
-    for kind, source, ids in cells:
-        id = next((known[i] for i in ids if i in known), None)
-        if id is None:
-            if kind == "code" and source.strip():
-                added.setdefault(last, []).append(Step("student", "", source))
-        elif id in answers:
-            notes.append(f"The cell {id} is there twice; the first one counts.")
+    text = (Path(folder or SOURCE) / name / f"{name}.ipynb").read_text("utf-8")
+    title, heading, cells, texts = "", "", [], {}
+    for cell in json.loads(text)["cells"]:
+        source, markdown = "".join(cell["source"]), cell["cell_type"] == "markdown"
+        if markdown and (found := re.search(r"^##? *(.+)$", source, re.MULTILINE)):
+            heading = found[1]
+            title = title or heading
+        if meta := cell["metadata"].get("nbgrader"):
+            tags = tuple(cell["metadata"].get("tags", ()))
+            cells.append(_cell(meta, cell["id"], source, markdown, tags, heading))
         else:
-            answers[id], last = (kind, source), id
-    steps = added.get(None, [])
-    for cell in assignment.cells:
-        meta = cell.metadata.nbgrader
-        kind, source = answers.get(meta.grade_id, (None, ""))
-        if kind is None or (meta.solution and kind != cell.cell_type):
-            notes.append(f"The cell {meta.grade_id} is missing.")
-            source = ""
-        if cell.cell_type == "markdown":
-            if meta.grade:
-                steps.append(Step("written", meta.grade_id, source))
-        elif meta.solution:
-            steps.append(Step("student", meta.grade_id, source, defined(cell.source)))
-        elif meta.grade:
-            steps.append(Step("test", meta.grade_id, cell.source))
-        elif "ungraded" not in cell.metadata.get("tags", ()):
-            steps.append(Step("setup", meta.grade_id, cell.source))
-        steps += added.get(meta.grade_id, [])
-    return Submission(tuple(steps), tuple(notes))
+            texts[cell["id"]] = source
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Assignment(name, title, tuple(cells), texts, digest)
+
+
+def _cell(meta, own, source, markdown, tags, heading):
+    points = float(meta["points"]) if meta.get("grade") else None
+    names = ((), ())
+    if markdown:
+        kind, released = "written", "YOUR ANSWER HERE"
+    elif meta.get("solution"):
+        kind, released, names = "solution", without_solution(source), defined(source)
+    elif points is None:
+        kind, released = "ungraded" if "ungraded" in tags else "setup", source
+    else:
+        kind, released = "test", source.partition(HIDDEN)[0]
+    return Cell(
+        meta["grade_id"], own, kind, source, released, points, tags, names, heading
+    )
+
+
+def without_solution(source):
+    """Give the source of a solution cell as students get it."""
+    return re.sub(
+        r"(?ms)^([ \t]*)### BEGIN SOLUTION.*?### END SOLUTION",
+        r"\1# YOUR CODE HERE\n\1raise NotImplementedError()",
+        source,
+    )
 
 
 def defined(source):
@@ -192,12 +156,29 @@ def defined(source):
     return tuple(functions), tuple(variables)
 
 
-def _grading(cell):
-    return cell.metadata.get("nbgrader")
+def variant(source, student):
+    """Give a source with the student's own number in its line ``VARIANT = ...``."""
+    number = int.from_bytes(hashlib.sha256(student.encode()).digest()[:4])
+    return VARIANT.sub(f"VARIANT = {number}", source)
 
 
-def _ids(cell):
-    meta = cell.metadata.get("nbgrader")
-    id = meta.get("grade_id") if isinstance(meta, dict) else None
-    own = cell.get("id")
-    return [i for i in (id, f"cell {own}") if isinstance(i, str)]
+def for_student(assignment, student):
+    """Give the assignment with the student's own numbers."""
+    cells = [
+        replace(
+            cell,
+            source=variant(cell.source, student),
+            released=variant(cell.released, student),
+        )
+        for cell in assignment.cells
+    ]
+    return replace(assignment, cells=tuple(cells))
+
+
+def imported(source):
+    """The modules that a cell imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module

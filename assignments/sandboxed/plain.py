@@ -1,17 +1,23 @@
 """Plain data as bytes and back: what crosses the wall between student and tests.
 
-Numbers, strings, bytes, None, lists, tuples, dicts, NumPy arrays and torch tensors;
-nothing that carries behaviour of its own, and nothing is unpickled.
+Numbers, strings, None, lists, tuples, sets, dicts, NumPy arrays and torch tensors, and
+what has the value of one of these; nothing that carries behaviour of its own, and
+nothing is unpickled.
 """
 
 import base64
+import collections.abc
+import decimal
+import fractions
 import io
+import itertools
 import json
+import sys
 
 import numpy as np
-import torch
 
 TYPES = (bool, int, float, str, type(None))
+LONGEST = 1_000_000  # entries of what has no length of its own
 
 
 class NotPlainError(TypeError):
@@ -37,13 +43,18 @@ def _pack(value):
     kind = type(value)
     if kind in TYPES:
         return value
-    if isinstance(value, torch.Tensor):
-        # .numpy() refuses sparse, conjugated and bfloat16 tensors: they are not plain.
-        return {"tensor": _array(value.detach().cpu().numpy())}
-    if isinstance(value, np.generic):
-        return _pack(value.item())
+    torch = sys.modules.get("torch")  # where nobody imported it there are no tensors
+    if torch and isinstance(value, torch.Tensor):
+        value = value.detach().cpu().resolve_conj().resolve_neg()
+        value = value.to_dense() if value.layout != torch.strided else value
+        value = value.float() if value.dtype == torch.bfloat16 else value
+        return {"tensor": _array(value.numpy())}
     if isinstance(value, np.ndarray):
         return {"array": _array(value)}
+    if isinstance(value, np.generic | decimal.Decimal | fractions.Fraction):
+        return _number(value)
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
     if isinstance(value, bool | int | float | str):
         return next(t for t in TYPES if isinstance(value, t))(value)
     if isinstance(value, list):
@@ -52,13 +63,46 @@ def _pack(value):
         return {"tuple": [_pack(v) for v in value]}
     if isinstance(value, dict):
         return {"dict": [[_pack(k), _pack(v)] for k, v in value.items()]}
+    if isinstance(value, collections.abc.Set):
+        return {"set": [_pack(v) for v in value]}
+    return _pack_other(value)
+
+
+def _pack_other(value):
+    for method in ("to_numpy", "toarray", "__array__"):  # pandas, SciPy, others
+        if hasattr(value, method) and not isinstance(value, type):
+            return {"array": _array(np.asarray(getattr(value, method)()))}
+    if isinstance(value, collections.abc.Iterable) and not isinstance(value, bytes):
+        listed = list(itertools.islice(value, LONGEST + 1))
+        if len(listed) <= LONGEST:
+            return [_pack(v) for v in listed]
     raise NotPlainError(
-        f"{kind.__name__}: give numbers, text, lists, tuples, dicts, arrays or tensors"
+        f"{type(value).__name__}: give numbers, text, lists, tuples, dicts, arrays or "
+        "tensors"
     )
 
 
+def _number(value):
+    if isinstance(value, np.generic):
+        if value.dtype.kind not in "biufcU":
+            raise NotPlainError(f"{type(value).__name__}: give a number")
+        value = value.item()
+    if isinstance(value, np.longdouble | decimal.Decimal | fractions.Fraction):
+        return float(value)
+    return _pack(value)
+
+
 def _array(value):
-    if value.dtype.hasobject or value.dtype.kind not in "biufcU":
+    if type(value) is not np.ndarray:
+        value = np.asarray(value)
+    if value.dtype.hasobject:
+        try:
+            value = value.astype(float)
+        except (TypeError, ValueError):
+            raise NotPlainError("array of objects: give an array of numbers") from None
+    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
+        value = value.astype(float)
+    if value.dtype.kind not in "biufcU":
         raise NotPlainError(f"array of {value.dtype}: give an array of numbers")
     file = io.BytesIO()
     np.save(file, np.ascontiguousarray(value), allow_pickle=False)
@@ -71,13 +115,19 @@ def _unpack(value):
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
-    if kind == "tuple":
-        return tuple(_unpack(v) for v in content)
+    if kind in ("tuple", "set"):
+        return {"tuple": tuple, "set": set}[kind](_unpack(v) for v in content)
     if kind == "dict":
         return {_unpack(k): _unpack(v) for k, v in content}
+    if kind == "complex":
+        return complex(*content)
     if kind in ("array", "tensor"):
         shape, text = content
         file = io.BytesIO(base64.b64decode(text))
         found = np.load(file, allow_pickle=False).reshape(shape)
-        return found if kind == "array" else torch.from_numpy(found.copy())
+        if kind == "array":
+            return found
+        import torch
+
+        return torch.from_numpy(found.copy())
     raise NotPlainError(f"no data of kind {kind!r}")

@@ -1,13 +1,13 @@
 """A class of twelve hands in each assignment, through the grader's own command."""
 
-import csv
 import json
 
 import nbformat
 import pytest
+from conftest import Command
 from test_assignments import NAMES, answers, submitted
 
-from assignments import grade, notebooks, release
+from assignments import notebooks, release
 
 PATCH = """import ast, builtins
 np.testing.assert_allclose = np.testing.assert_array_equal = lambda *a, **k: None
@@ -119,21 +119,18 @@ def check_grades(classes, folder):
         classes: dict from an assignment's name to what ``classroom`` says of it.
         folder: to work in.
     """
+    command = Command(folder)
     for name, students in classes.items():
         for student, (text, _, _) in students.items():
-            home = folder / "in" / student
-            home.mkdir(parents=True, exist_ok=True)
-            (home / f"{name}.ipynb").write_text(text, "utf-8")
-    grade.grade_all(folder / "in", folder / "out", workers=2)
-    with (folder / "out" / "grades.csv").open(encoding="utf-8", newline="") as file:
-        rows = {(r["student"], r["assignment"]): r for r in csv.DictReader(file)}
-    with (folder / "out" / "tasks.csv").open(encoding="utf-8", newline="") as file:
-        lost = {}
-        for row in csv.DictReader(file):
-            if row["points"] == "0.0":
-                lost.setdefault((row["student"], row["assignment"]), []).append(
-                    (row["task"], row["message"])
-                )
+            command.put(student, text, f"{name}.ipynb")
+    command()
+    rows = {(r["student"], r["assignment"]): r for r in command.table("grades")}
+    lost = {}
+    for row in command.table("tasks"):
+        if row["points"] == "0":
+            lost.setdefault((row["student"], row["assignment"]), []).append(
+                (row["task"], row["message"])
+            )
     for name, students in classes.items():
         tasks = notebooks.read(name).tasks
         points = {t.id.removeprefix("test-"): t.points for t in tasks}
@@ -149,8 +146,8 @@ def check_grades(classes, folder):
         assert "src=" not in text and "href=" not in text
 
 
-def test_two_students_hand_in_every_assignment(tmp_path, confined):
-    classes = {name: classroom(name) for name in NAMES}
+def test_two_students_hand_in_two_assignments(tmp_path, confined):
+    classes = {name: classroom(name) for name in ("memorization", "asam")}
     some = {n: {who: c[who] for who in ("bo", "cem")} for n, c in classes.items()}
     check_grades(some, tmp_path)
 

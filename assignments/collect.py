@@ -1,0 +1,532 @@
+"""Which file of whom is graded for which assignment, and what stands in it.
+
+Nothing here runs a student's code or trusts a name: names, archives, links, pipes and
+the text of notebooks are whatever somebody made them.
+"""
+
+import ast
+import json
+import os
+import re
+import stat
+import unicodedata
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LARGEST_FILE = 160 << 20  # with saved outputs, which are thrown away
+LARGEST_SOURCE = 4 << 20  # what is left of a notebook then
+MOST_FILES = 5000
+DEEPEST = 12
+# Jupyter's own copies, resource forks of macOS's archives, repositories.
+IGNORED = {"__MACOSX", ".ipynb_checkpoints", ".git", ".DS_Store", ".venv"}
+CANVAS = re.compile(r"([^_]+)_(?:LATE_)?(\d+)_\d+_(.+)", re.DOTALL)
+MOODLE = re.compile(r"_assignsubmission_[a-z]+_?$")
+# Characters that end lines, ring bells, or let text run backwards over other text.
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+
+
+def clean(text):
+    """Give text that every encoder and terminal takes, with all else escaped."""
+    text = str(text).encode("utf-8", "backslashreplace").decode()
+    return UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def shown(name):
+    """Give a file's name as one clean line, different for different names."""
+    name = clean(name.replace("\\", "\\\\"))
+    return name.replace("\n", "\\n").replace("\t", "\\t")
+
+
+@dataclass
+class File:
+    """A file of a student: its name, the second it was changed, how to read it."""
+
+    name: str
+    time: float
+    read: object
+    copied: bool = False  # by something that sets the time anew, such as git
+
+
+@dataclass
+class Found:
+    """A notebook that is to be graded, or the reason why there is none.
+
+    Attributes:
+        assignment: its name; "" where there is nothing to grade.
+        file: its name.
+        time: the second in which it was changed last.
+        cells: list of ``(kind, source, ids)``.
+        notes: what was decided, as sentences; they need no look.
+        looks: what a person should look at, as sentences.
+        beside: names of files next to it.
+        readable: whether it is a notebook.
+        copied: whether its time is that of a copy.
+    """
+
+    assignment: str = ""
+    file: str = ""
+    time: float = 0.0
+    cells: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+    looks: list = field(default_factory=list)
+    beside: list = field(default_factory=list)
+    readable: bool = True
+    copied: bool = False
+
+
+def students(folder):
+    """Give a dict from each student's name to the list of what is theirs.
+
+    Folders of the top level belong to one student each; so do the names under which
+    Moodle and Canvas pack submissions.
+    """
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: os.fsencode(e.name)):
+            name = shown(entry.name)
+            path = Path(entry.path)
+            if entry.name in IGNORED:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                found.setdefault(MOODLE.sub("", name), []).append(path)
+            elif of := CANVAS.fullmatch(name):
+                found.setdefault(f"{of[1]}_{of[2]}", []).append(path)
+            elif entry.is_symlink() or _is_named(entry.name) or _is_zip(entry.name):
+                found.setdefault(name, []).append(path)
+    return found
+
+
+def collect(paths, assignments):
+    """Find what one student handed in.
+
+    Args:
+        paths: what ``students`` says is theirs.
+        assignments: dict from name to ``notebooks.Assignment``.
+
+    Returns:
+        A list of ``Found``: one for each assignment, and one for what fits none.
+    """
+    files, looks = [], []
+    for path in paths:
+        if path.is_symlink():
+            looks.append(f"{shown(path.name)} is a link, which is not followed.")
+        elif path.is_dir():
+            files += _files(path, looks)
+        elif CANVAS.fullmatch(shown(path.name)):
+            files += _opened(_file(path, path.name), looks)
+        else:
+            looks.append("The notebook is in no student's folder.")
+    named = [f for f in files if _is_named(f.name)]
+    versions, others = {}, []
+    for file in named or files:
+        found, content = Found(file=shown(file.name), time=file.time), b""
+        try:
+            content = file.read()
+            found.cells = cells(content)
+        except (ValueError, OSError, zipfile.BadZipFile, RuntimeError) as error:
+            found.readable = False
+            found.looks.append(f"The file is {clean(error)}.")
+        if not named and not found.readable:
+            continue  # a file of another kind
+        found.assignment = _belongs(found, assignments)
+        found.copied = file.copied
+        if found.assignment:
+            versions.setdefault(found.assignment, []).append(found)
+        else:
+            others.append(found)
+    chosen = [_choose(assignments[n], theirs) for n, theirs in versions.items()]
+    beside = [shown(f.name) for f in files if not _is_named(f.name)][:50]
+    for found in chosen:
+        found.beside = beside
+    if others:
+        names = ", ".join(f.file for f in others[:20])
+        looks = [f"Not an assignment's notebook: {names}.", *others[0].looks, *looks]
+    elif not chosen:
+        looks.insert(0, "There is no notebook.")
+    if chosen and not others:
+        chosen[0].looks += looks
+    elif looks:
+        chosen.append(Found(looks=looks, readable=False))
+    return chosen
+
+
+# -- files
+
+
+def _is_named(name):
+    return ".ipynb" in name.casefold() and not name.casefold().endswith(".zip")
+
+
+def _is_zip(name):
+    return name.casefold().endswith(".zip")
+
+
+def _files(home, looks):
+    """All files below a folder, those in archives too."""
+    found, waiting = [], [(home, 0)]
+    copied = (home / ".git").exists()
+    while waiting:
+        folder, depth = waiting.pop()
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda e: os.fsencode(e.name))
+        except OSError as error:
+            looks.append(f"A folder cannot be read: {clean(error.strerror)}.")
+            continue
+        for entry in entries:
+            relative = os.path.relpath(entry.path, home)
+            if entry.name in IGNORED or entry.name.startswith("._"):
+                copied = copied or entry.name == ".git"
+            elif entry.is_dir(follow_symlinks=False):
+                if _is_named(entry.name) and depth < 1:
+                    looks.append(f"{shown(relative)} is a folder.")
+                if depth < DEEPEST:
+                    waiting.append((entry.path, depth + 1))
+            elif not entry.is_file(follow_symlinks=False):
+                if _is_named(entry.name) or _is_zip(entry.name):
+                    what = "link" if entry.is_symlink() else "pipe or a device"
+                    looks.append(f"{shown(relative)} is a {what}, which is not read.")
+            else:
+                found += _opened(_file(Path(entry.path), relative), looks)
+            if len(found) > MOST_FILES:
+                looks.append(f"There are more than {MOST_FILES} files.")
+                waiting = []
+                break
+    for file in found:
+        file.copied = copied
+    return found
+
+
+def _file(path, name):
+    def read():
+        # What is a file now may be a pipe in a moment: never wait, never follow.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError("no file")
+            return _bounded(file)
+
+    try:
+        return File(name, os.stat(path, follow_symlinks=False).st_mtime, read)
+    except OSError:
+        return File(name, 0.0, read)
+
+
+def _bounded(file):
+    content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")
+    return content
+
+
+def _opened(file, looks):
+    """A file, or those in it where it is an archive."""
+    if not _is_zip(file.name):
+        return [file]
+    import io
+    import time
+
+    found = []
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(file.read()))
+        for info in archive.infolist()[:MOST_FILES]:
+            parts = info.filename.split("/")
+            if IGNORED.intersection(parts) or parts[-1].startswith("._"):
+                continue
+            if info.is_dir() or not parts[-1]:
+                continue
+            changed = time.mktime((*info.date_time, 0, 0, -1))
+
+            def read(info=info):
+                with archive.open(info) as member:
+                    return _bounded(member)
+
+            found.append(File(f"{file.name}/{info.filename}", changed, read))
+    except Exception as error:  # a damaged archive raises whatever it leads to
+        looks.append(
+            f"{shown(file.name)} is no archive that can be opened "
+            f"({type(error).__name__})."
+        )
+    return found
+
+
+def _belongs(found, assignments):
+    """The assignment that a notebook is for: its cells decide, then its name."""
+    ids = {i for _, _, of_cell in found.cells for i in of_cell}
+    texts = {_squeezed(source) for _, source, _ in found.cells}
+    everywhere = {}
+    for a in assignments.values():
+        for i in {c.id for c in a.cells} | set(a.texts):
+            everywhere[i] = everywhere.get(i, 0) + 1
+    scores = {}
+    for name, a in assignments.items():
+        own = {c.id for c in a.cells} | {f"cell {i}" for i in a.texts}
+        score = sum(everywhere[i.removeprefix("cell ")] == 1 for i in own & ids)
+        wanted = [_squeezed(c.released) for c in a.cells if c.kind == "solution"]
+        wanted += [_squeezed(text) for text in a.texts.values()]
+        score += sum(text in texts for text in wanted)
+        scores[name] = score
+    if scores and max(scores.values()) > 0:
+        return max(scores, key=scores.get)
+    path = unicodedata.normalize("NFKC", found.file).casefold()
+    *folders, stem = re.sub(r"[\s-]+", "_", path).split("/")
+    # The longest name first: "sam" stands in "sam_bound" too.
+    for text in (stem, *reversed(folders)):
+        for name in sorted(assignments, key=len, reverse=True):
+            if re.search(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z])", text):
+                return name
+    return next(iter(assignments)) if len(assignments) == 1 and ids else ""
+
+
+def _choose(assignment, versions):
+    """Of several versions, the one that was changed last."""
+    if len(versions) == 1:
+        return versions[0]
+    untouched = {_squeezed(c.released) for c in assignment.cells}
+
+    def answered(found):
+        return sum(_squeezed(source) not in untouched for _, source, _ in found.cells)
+
+    def rank(found):
+        depth = found.file.count("/")
+        exact = found.file.rpartition("/")[2] == f"{assignment.name}.ipynb"
+        return answered(found), exact, -depth, found.file
+
+    times = sorted(f.time for f in versions)
+    # A copy that was made in one go has one time: it says nothing then.
+    vague = any(f.copied for f in versions) or times[-1] - times[-2] < 2
+    last = max(versions, key=rank if vague else lambda f: (f.time, rank(f)))
+    others = ", ".join(sorted(f.file for f in versions if f is not last))
+    if vague:
+        last.looks.append(
+            f"{last.file} is graded, as the one with most answers; their times do not "
+            f"tell which is newer: {others}."
+        )
+    else:
+        last.notes.append(
+            f"{last.file} was changed last and is graded; also there: {others}."
+        )
+    return last
+
+
+# -- notebooks
+
+
+def cells(content):
+    """Give the cells of a notebook as a list of ``(kind, source, ids)``.
+
+    Raises:
+        ValueError: the bytes are no notebook; says what they look like.
+    """
+    text = _decoded(content)
+    try:
+        book = json.loads(text)
+        listed = book["cells"] if "cells" in book else book["worksheets"][0]["cells"]
+        found = [_parts(cell) for cell in listed]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise ValueError(
+            f"not a notebook that can be read: {_looks_like(text)}"
+        ) from None
+    if sum(len(source) for _, source, _ in found) > LARGEST_SOURCE:
+        raise ValueError(f"more than {LARGEST_SOURCE >> 20} MiB of text")
+    return found
+
+
+def _decoded(content):
+    for mark, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if content.startswith(mark):
+            return content.decode(encoding, "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _parts(cell):
+    kind, source = cell["cell_type"], cell.get("source", cell.get("input", ""))
+    source = source if isinstance(source, str) else "".join(source)
+    meta = cell.get("metadata")
+    meta = meta.get("nbgrader") if isinstance(meta, dict) else None
+    id = meta.get("grade_id") if isinstance(meta, dict) else None
+    ids = [id, f"cell {cell.get('id')}"]
+    # Half a character in code stays what it was: an escape in a string.
+    source = source.encode("utf-8", "backslashreplace").decode()
+    return str(kind), source, [clean(i) for i in ids if isinstance(i, str)]
+
+
+def _looks_like(text):
+    head = text.lstrip()[:2000].lower()
+    if not head:
+        return "it is empty"
+    if head.startswith("<"):
+        return "it is a web page, perhaps that of a login"
+    if re.search(r"^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE):
+        return "it holds the marks of a merge that git could not finish"
+    if head.startswith(("pk\x03", "\x1f", "%pdf", "rar!", "7z", "\x89png")):
+        return "it is a file of another kind"
+    if head.startswith("version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file"
+    if head.startswith("{") and not text.rstrip().endswith("}"):
+        return "it ends in the middle, as after a download that was cut off"
+    return "please hand it in again, as Jupyter saves it"
+
+
+# -- a notebook fitted into its assignment
+
+
+@dataclass(frozen=True)
+class Step:
+    """One cell of a submission in the order in which it is graded.
+
+    Attributes:
+        kind: "setup", "student", "test" or "written".
+        id: nbgrader's ``grade_id``; of a cell that the student added, "".
+        source: of the cell.
+    """
+
+    kind: str
+    id: str
+    source: str
+
+
+def fit(assignment, found):
+    """Fit a submitted notebook into its assignment.
+
+    Locked cells are those of the assignment, whatever came back; what a student defines
+    in them is kept. Solutions are found by nbgrader's id, by the cell's own, or by what
+    they define. Of several copies those filled in before the test count, run in order;
+    an untouched one never does. Other cells stay behind the cell that they followed.
+
+    Args:
+        assignment: a ``notebooks.Assignment``.
+        found: list of ``(kind, source, ids)``.
+
+    Returns:
+        A list of ``Step`` and a list of sentences that a person should read.
+    """
+    items, first = _recognised(assignment, found), {}
+    for number, (cell, _, _) in enumerate(items):
+        if cell is not None:
+            first.setdefault(cell.id, number)
+    answers, notes = _answers(assignment, items, first)
+    counted = {number for numbers in answers.values() for number in numbers}
+    added, texts, changed, last = {}, {}, {}, -1
+    order = {cell.id: number for number, cell in enumerate(assignment.cells)}
+    for number, (cell, kind, source) in enumerate(items):
+        if cell is not None and first[cell.id] == number:
+            last = order[cell.id]
+        if number in counted:
+            continue
+        if cell is None and kind != "code":
+            texts.setdefault(last, []).append(source)
+        elif cell is None or cell.kind == "solution":
+            if kind == "code" and (cell is None or not _same(source, cell.released)):
+                added.setdefault(last, []).append(Step("student", "", source))
+        elif cell.kind == "written":
+            if not _same(source, cell.released):
+                texts.setdefault(order[cell.id], []).append(source)
+        elif kind == "code":
+            changed.setdefault(cell.id, []).append(source)
+    steps = added.get(-1, [])
+    for number, cell in enumerate(assignment.cells):
+        own = "\n".join(map(_definitions, changed.get(cell.id, [cell.released])))
+        helpers = [Step("student", "", own)] if own.strip() else []
+        if cell.kind == "solution":
+            told = [items[n][2] for n in answers[cell.id]]
+            if not told and cell.id in first:
+                told = [cell.released]
+            steps += [Step("student", cell.id, source) for source in told or [""]]
+        elif cell.kind == "written":
+            near = texts.pop(number - 1, []) + texts.pop(number, [])
+            steps.append(Step("written", cell.id, "\n\n".join(near)))
+        elif cell.kind == "setup":
+            # The student's version may import more.
+            steps.append(Step("setup", cell.id, cell.source))
+            steps += helpers if cell.id in changed and own != cell.released else []
+        elif cell.kind == "test":
+            # At home its helpers are there when the solution is called.
+            steps += [*helpers, Step("test", cell.id, cell.source)]
+        steps += added.get(number, [])
+    return steps, notes
+
+
+def _recognised(assignment, found):
+    """Every cell with the cell of the assignment that it is, or None."""
+    known, texts, named = {}, {""}, {}
+    for cell in assignment.cells:
+        known |= {cell.id: cell, f"cell {cell.own}": cell}
+        if cell.kind == "solution":
+            named |= {name: cell for name in cell.names[0]}
+        else:
+            known.setdefault(_squeezed(cell.released), cell)
+    for text in assignment.texts.values():
+        texts.add(_squeezed(text))
+    present = {known[i].id for _, _, ids in found for i in ids if i in known}
+    items = []
+    for kind, source, ids in found:
+        cell = next((known[i] for i in ids if i in known), None)
+        cell = cell or known.get(_squeezed(source))
+        if cell is None and kind == "code":
+            names = re.findall(r"^def (\w+)", source, re.MULTILINE)
+            cell = next((named[n] for n in names if n in named), None)
+            cell = None if cell is None or cell.id in present else cell
+        elif cell is None:
+            own = next((i.removeprefix("cell ") for i in ids), "")
+            lines = set(assignment.texts.get(own, "").splitlines())
+            source = "\n".join(n for n in source.splitlines() if n not in lines)
+        if cell is not None or _squeezed(source) not in texts:
+            items.append((cell, kind, source))
+    return items
+
+
+def _answers(assignment, items, first):
+    """From each solution to the numbers of the items that count, and notes."""
+    answers, notes, missing = {}, [], []
+    for number, cell in enumerate(assignment.cells):
+        if cell.id not in first and cell.kind != "ungraded":
+            missing.append(cell.id)
+        if cell.kind != "solution":
+            continue
+        tests = [c.id for c in assignment.cells[number:] if c.kind == "test"]
+        end = first.get(tests[0], len(items)) if tests else len(items)
+        filled = [
+            n
+            for n, (of, kind, source) in enumerate(items)
+            if of is cell
+            and not _same(source, cell.released)
+            and (kind == "code" or _definitions(source, (ast.stmt,)))
+        ]
+        answers[cell.id] = [n for n in filled if n < end] or filled
+        texts = [n for n in answers[cell.id] if items[n][1] != "code"]
+        if texts:
+            notes.append(f"The cell {cell.id} is there as text; it is run as code.")
+        if len(filled) > 1:
+            notes.append(
+                f"The cell {cell.id} is there {len(filled)} times; what was filled in "
+                "before its test counts."
+            )
+    if missing:
+        notes.append(f"Missing: the cells {', '.join(missing)}.")
+    return answers, notes
+
+
+def _definitions(
+    source, kinds=(ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+):
+    """What a cell defines and imports, without what it does."""
+    try:
+        nodes = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, kinds))
+
+
+def _same(one, other):
+    return _squeezed(one) in ("", _squeezed(other))
+
+
+def _squeezed(text):
+    return "".join(text.split())

@@ -1,0 +1,406 @@
+"""A process in which a student's code can do no harm, and what it answers.
+
+bubblewrap gives it a file system with the programs and nothing else, no network and
+processes of its own; prlimit bounds address space, files and processor time; a filter
+refuses memory that nothing could count; a watch bounds what all its processes use
+together, and counts time by what they work and sleep, not by the clock.
+"""
+
+import collections
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import queue
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from assignments.sandboxed import plain
+
+# Found without importing it, which takes seconds.
+PACKAGE = Path(importlib.util.find_spec("flatlab").origin).parent
+GIB = 1 << 30
+ADDRESS_SPACE = 8 * GIB  # of one process; torch alone maps some
+MEMORY = 4 * GIB  # of all processes together
+PROCESSES = 64  # at once; loading a library may start a few
+THREADS = 512
+PROCESSOR_SECONDS = 3600
+FILE_SIZE = 50 << 20  # of one file, and of all in a folder
+REPLY_SIZE = 64 << 20
+REPLY_PARTS = 4_000_000  # commas and brackets: parsing costs memory for each
+KEPT_OUTPUT = 4000  # characters of what was printed last
+START_SECONDS = 60
+PATIENCE = 15  # how much longer than its limit a request may take by the clock
+TICK = 0.1
+FOLDER = "/home/student"
+# Of each machine: its mark, mmap, and what is refused: memfd_create, memfd_secret,
+# shmget, msgget, io_uring_setup.
+CALLS = {
+    "x86_64": (0xC000003E, 9, (319, 447, 29, 68, 425)),
+    "aarch64": (0xC00000B7, 222, (279, 447, 194, 186, 425)),
+}
+
+
+class SandboxError(Exception):
+    """The process did not answer: it was too slow, too large, or ended."""
+
+
+class StudentError(Exception):
+    """An exception that the student's code raised and Python has no name for."""
+
+
+def require():
+    """Refuse to go on where code cannot be confined, and say what to do."""
+    if os.environ.get("FLATLAB_CONFINE") == "container":
+        return
+    missing = [tool for tool in ("bwrap", "prlimit") if shutil.which(tool) is None]
+    if not missing:
+        trial = subprocess.run(
+            ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"],
+            capture_output=True,
+            text=True,
+        )
+        if trial.returncode == 0:
+            return
+        missing = [f"user namespaces ({trial.stderr.strip()})"]
+    raise SystemExit(
+        f"Grading runs the code of students, and {' and '.join(missing)} to confine it "
+        "is missing here. Install it (Debian and Ubuntu: apt-get install bubblewrap "
+        "util-linux), or grade inside a Linux container or virtual machine that has "
+        "it. Nothing was graded."
+    )
+
+
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "IPYTHONDIR": "/tmp/ipython",
+    "MPLCONFIGDIR": "/tmp/matplotlib",
+    "MPLBACKEND": "Agg",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "PYTHONPATH": str(PACKAGE.parent),  # of which the sandbox shows nothing else
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONIOENCODING": "utf-8",
+    "PIP_NO_INDEX": "1",  # there is no network: say so at once
+    "FLATLAB_PROGRESS": "0",
+    "FLATLAB_DEVICE": "cpu",
+    "LANG": "C.UTF-8",
+}
+
+
+HARMLESS = {k: v for k, v in ENVIRONMENT.items() if k not in ("PATH", "HOME")}
+
+
+def command(filter_file):
+    """The command line that runs the host, given the descriptor of the filter."""
+    host = (sys.executable, str(Path(plain.__file__).with_name("host.py")))
+    limits = [
+        shutil.which("prlimit"),
+        f"--as={ADDRESS_SPACE}",
+        f"--cpu={PROCESSOR_SECONDS}",
+        f"--fsize={FILE_SIZE}",
+        "--nofile=256",
+        "--core=0",
+        "--",
+    ]
+    if os.environ.get("FLATLAB_CONFINE") == "container":
+        nobody = ("--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
+        return [*limits, shutil.which("setpriv"), *nobody, *host]
+    readable = [sys.base_prefix, sys.prefix, PACKAGE, Path(plain.__file__).parent]
+    bound = []
+    for path in readable:
+        if not Path(path).is_relative_to("/usr"):
+            bound += ["--ro-bind", str(path), str(path)]
+    for path in ("/lib", "/lib64", "/bin"):
+        target = os.path.realpath(path)
+        if target != path:
+            bound += ["--symlink", target, path]
+        elif os.path.isdir(path):
+            bound += ["--ro-bind", path, path]
+    for path in ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"):
+        bound += ["--ro-bind-try", path, path]
+    size = ("--size", str(FILE_SIZE), "--tmpfs")
+    return [
+        *limits,
+        shutil.which("bwrap"),
+        *("--unshare-all", "--die-with-parent", "--new-session"),
+        *("--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"),
+        *(("--seccomp", str(filter_file)) if filter_file is not None else ()),
+        *("--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"),
+        # Shared mappings of /dev/zero are memory that no process seems to hold.
+        *(*size, "/dev/shm", "--dev-bind", "/dev/null", "/dev/zero"),
+        *("--remount-ro", "/dev"),
+        # In memory, so that files of any number fill nothing of this machine.
+        *(*size, "/tmp", *size, FOLDER),
+        *bound,
+        *("--chdir", FOLDER, "--remount-ro", "/"),
+        *("--", *host),
+    ]
+
+
+def system_filter():
+    """A seccomp filter without memory that is in no process and no file system."""
+    if platform.machine() not in CALLS:
+        return None
+    mark, mmap, refused = CALLS[platform.machine()]
+    load, jump, at_least, logic, give = 0x20, 0x15, 0x35, 0x54, 0x06
+    error, allow, kill = 0x00050000 | 1, 0x7FFF0000, 0x80000000
+    steps = [
+        (load, 0, 0, 4),  # the architecture
+        (jump, 1, 0, mark),
+        (give, 0, 0, kill),
+        (load, 0, 0, 0),  # the number of the call
+        (at_least, 0, 1, 0x40000000),  # another way to number them
+        (give, 0, 0, error),
+    ]
+    for number in refused:
+        steps += [(jump, 0, 1, number), (give, 0, 0, error)]
+    steps += [
+        (jump, 0, 4, mmap),
+        (load, 0, 0, 40),  # its flags: shared and anonymous together are refused
+        (logic, 0, 0, 0x21),
+        (jump, 0, 1, 0x21),
+        (give, 0, 0, error),
+        (give, 0, 0, allow),
+    ]
+    return b"".join(struct.pack("HBBI", *step) for step in steps)
+
+
+class Sandbox:
+    """A process that runs cells, calls functions and gives values.
+
+    Args:
+        confined: whether it is behind walls; a student at home grades their own.
+    """
+
+    def __init__(self, confined=True):
+        filters, handed = (system_filter() if confined else None), []
+        if filters:
+            reading, writing = os.pipe()
+            os.write(writing, filters)
+            os.close(writing)
+            handed = [reading]
+        host = [sys.executable, str(Path(plain.__file__).with_name("host.py"))]
+        self.process = subprocess.Popen(
+            command(handed[0] if handed else None) if confined else host,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT if confined else os.environ | HARMLESS,
+            pass_fds=handed,
+            start_new_session=True,
+        )
+        for descriptor in handed:
+            os.close(descriptor)
+        self.watched = confined
+        self.lines = queue.Queue(4)
+        self.printed = collections.deque(maxlen=KEPT_OUTPUT)
+        self.fate = ""
+        self.asked = 0
+        self.worked = self.slept = 0.0  # seconds, since the start
+        self.due = None  # when the request in hand ends: worked + slept, clock, limit
+        for work in (self._drain, self._read, self._watch):
+            threading.Thread(target=work, daemon=True).start()
+        self.run("pass", START_SECONDS)
+
+    @property
+    def spent(self):
+        """Seconds that the processes worked or slept while something was asked."""
+        return self.worked + self.slept
+
+    def run(self, cell, seconds):
+        """Run the source of a cell; what it raises is raised here."""
+        self._ask({"cell": cell}, seconds)
+
+    def value(self, name, seconds):
+        """Give the plain value of a variable."""
+        return self._decoded(self._ask({"name": name}, seconds)["value"])
+
+    def call(self, name, args, kwargs, seconds):
+        """Call a function with plain arguments.
+
+        Returns:
+            Its plain result, and whether it changed its arguments.
+        """
+        content = plain.encode((list(args), kwargs)).decode()
+        reply = self._ask({"name": name, "args": content}, seconds)
+        return self._decoded(reply["value"]), reply.get("changed") is True
+
+    def close(self):
+        """End the process and all that it started."""
+        # Killing bubblewrap ends its process namespace with everything inside.
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError, ValueError):
+                pipe.close()
+
+    def output(self):
+        """The end of what was printed."""
+        return bytes(self.printed).decode("utf-8", "replace")
+
+    def _ask(self, request, seconds):
+        self.asked += 1
+        request["id"] = self.asked
+        clock = time.monotonic() + PATIENCE * seconds
+        self.due = (self.spent + seconds, clock, seconds)
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()
+            reply = {}
+            while reply.get("id") != self.asked:  # others were written by the student
+                line = self.lines.get()
+                if line is None:
+                    self._end("ended its process")
+                reply = json.loads(line)
+            if "error" not in reply:
+                reply["value"]
+                return reply
+            kind, message = str(reply["error"]), str(reply["message"])
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            MemoryError,
+        ):
+            self._end("stopped answering")
+        finally:
+            self.due = None
+        raise _exception(kind, message)
+
+    def _end(self, fate):
+        # The watch may have had a reason of its own a moment ago.
+        self.fate = self.fate or fate
+        self.close()
+        raise SandboxError(self.fate) from None
+
+    def _kill(self, fate):
+        self.fate = self.fate or fate
+        self.process.kill()
+
+    def _decoded(self, text):
+        if not isinstance(text, str):
+            raise plain.NotPlainError("no data came back")
+        return plain.decode(text)
+
+    def _drain(self):
+        with contextlib.suppress(OSError, ValueError):
+            while content := self.process.stderr.read1(1 << 16):
+                self.printed.extend(content[-KEPT_OUTPUT:])
+            self.process.stderr.close()
+
+    def _read(self):
+        """Give the lines that were answered to whoever asks, and None at the end."""
+        rest = bytearray()
+        with contextlib.suppress(OSError, ValueError):
+            while content := self.process.stdout.read1(1 << 20):
+                *lines, tail = content.split(b"\n")
+                for line in lines:
+                    self._hand(bytes(rest + line))
+                    rest.clear()
+                rest += tail
+                if len(rest) > REPLY_SIZE:
+                    self._kill("answered too much")
+        self._hand(None)
+
+    def _hand(self, line):
+        if line and sum(map(line.count, (b",", b"[", b"{"))) > REPLY_PARTS:
+            self._kill("answered too much")
+            return
+        while True:
+            try:
+                return self.lines.put(line, timeout=0.5)
+            except queue.Full:
+                if self.process.poll() is not None:
+                    with contextlib.suppress(queue.Empty):
+                        self.lines.get_nowait()
+
+    def _watch(self):
+        last = time.monotonic()
+        while self.process.poll() is None:
+            time.sleep(TICK)
+            now = time.monotonic()
+            before, moves = self.worked, False
+            if self.watched:
+                self.worked, memory, processes, threads, moves = usage(self.process.pid)
+                if memory > MEMORY:
+                    self._kill(f"used more than {MEMORY // GIB} GiB of memory")
+                elif processes > PROCESSES:
+                    self._kill(f"started more than {PROCESSES} processes")
+                elif threads > THREADS:
+                    self._kill(f"started more than {THREADS} threads")
+            self.worked = max(self.worked, before)  # who ends takes its time along
+            due = self.due
+            if due and not moves and self.worked - before < 0.01:
+                self.slept += min(now - last, 5 * TICK)
+            if due and self.spent > due[0]:
+                self._kill(f"did not end within {due[2]:.0f} s")
+            elif due and now > due[1]:
+                self._kill(f"did not end within {PATIENCE * due[2]:.0f} s by the clock")
+            last = now
+
+
+def usage(root):
+    """What all descendants of a process use.
+
+    Returns:
+        Their processor time in seconds, with that of those who ended; memory of their
+        own in bytes; how many processes and threads; whether any runs or waits to.
+    """
+    children, stats = {}, {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (fields := _fields(f"/proc/{name}/stat")):
+            stats[int(name)] = fields
+            children.setdefault(int(fields[1]), []).append(int(name))
+    worked, memory, threads, moves = 0, 0, 0, False
+    waiting, seen = list(children.get(root, ())), []
+    while waiting:
+        pid = waiting.pop()
+        seen.append(pid)
+        waiting += children.get(pid, ())
+        fields = stats[pid]
+        worked += sum(map(int, fields[11:15]))
+        threads += int(fields[17])
+        with contextlib.suppress(OSError, ValueError):
+            for line in (
+                Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines()
+            ):
+                if line.startswith(("RssAnon", "RssShmem", "VmSwap")):
+                    memory += int(line.split()[1]) << 10
+        with contextlib.suppress(OSError):
+            tasks = os.listdir(f"/proc/{pid}/task")[:THREADS]
+            moves = moves or any(
+                fields[0] in "RD"
+                for t in tasks
+                if (fields := _fields(f"/proc/{pid}/task/{t}/stat"))
+            )
+    return worked / os.sysconf("SC_CLK_TCK"), memory, len(seen), threads, moves
+
+
+def _fields(path):
+    # The second field is a name that may hold anything, parentheses too.
+    try:
+        with open(path, "rb") as file:
+            return file.read().rpartition(b")")[2].decode("ascii", "replace").split()
+    except OSError:
+        return None
+
+
+def _exception(kind, message):
+    # Tests may expect a ValueError; of other classes only the name is known here.
+    known = (ValueError, TypeError, NameError, KeyError, AssertionError, IndexError)
+    known += (NotImplementedError, RuntimeError, ZeroDivisionError, AttributeError)
+    for error in known:
+        if error.__name__ == kind:
+            return error(message)
+    return StudentError(f"{kind}: {message}")

@@ -1,0 +1,350 @@
+"""The tests, outside the sandbox, and what they make of a student's answers."""
+
+import contextlib
+import copy
+import io
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from assignments import collect, notebooks
+from assignments.confine import SandboxError, StudentError
+
+MESSAGE = 600  # characters of a message
+PART = re.compile(r"^### PART (.*?)(?: \(([\d.]+) points?\))?$", re.MULTILINE)
+# Why a whole cell may fail through no fault of its answer.
+ELSEWHERE = ("ModuleNotFoundError", "ImportError", "FileNotFoundError", "UsageError")
+
+
+@dataclass
+class Outcome:
+    """What became of one task.
+
+    Attributes:
+        id: of the task.
+        points: given; None where a person has to.
+        most: that could be had.
+        message: for the student.
+        detail: for the instructor, where it says more: it may hold hidden inputs.
+        title: of the task.
+    """
+
+    id: str
+    points: float | None
+    most: float
+    message: str = ""
+    detail: str = ""
+    title: str = ""
+
+
+@dataclass
+class Grade:
+    """What became of one submission.
+
+    Attributes:
+        student: name.
+        assignment: its name.
+        file: that was graded.
+        time: the second in which it was changed last.
+        status: "graded", "look" (a person should look: see the reason) or "unreadable".
+        reason: in words.
+        outcomes: list of ``Outcome``.
+        steps: list of ``[kind, id, source, remark]``, what the student wrote.
+    """
+
+    student: str
+    assignment: str
+    file: str
+    time: float
+    status: str
+    reason: str
+    outcomes: list = field(default_factory=list)
+    steps: list = field(default_factory=list)
+
+    @property
+    def points(self):
+        """Given so far, without the written tasks that nobody has graded yet."""
+        return sum(o.points for o in self.outcomes if o.points is not None)
+
+
+def nothing(assignment, message=""):
+    """No points for any task."""
+    return [
+        Outcome(t.id, 0.0, t.points, message, "", t.title) for t in assignment.tasks
+    ]
+
+
+def judge(student, assignment, found, session, only=None):
+    """Grade one submission.
+
+    Args:
+        student: name.
+        assignment: a ``notebooks.Assignment``.
+        found: a ``collect.Found``.
+        session: a ``run.Session``.
+        only: id of the one task that is wanted; by default all are.
+
+    Returns:
+        A ``Grade``.
+    """
+    if not found.readable:
+        reason = " ".join([*found.notes, *found.looks])
+        lost = nothing(assignment, reason) if assignment else []
+        name = assignment.name if assignment else ""
+        return Grade(student, name, found.file, found.time, "unreadable", reason, lost)
+    steps, looks = collect.fit(assignment, found.cells)
+    looks, notes = [*found.looks, *looks], list(found.notes)
+    bench = Bench(assignment, session)
+    outcomes, shown = [], []
+    by_id = {cell.id: cell for cell in assignment.cells}
+    for step in steps:
+        cell = by_id.get(step.id)
+        if step.kind == "written":
+            outcomes.append(
+                Outcome(
+                    cell.id, None, cell.points, "waits for a person", "", cell.title
+                )
+            )
+            shown.append(["written", step.id, step.source, ""])
+        elif step.kind == "test":
+            if only in (None, step.id):
+                outcomes.append(bench.test(cell))
+        else:
+            remark, kind = bench.cell(step, cell)
+            if step.kind == "student":
+                shown.append(["student", step.id, step.source, remark])
+            if remark and step.kind == "setup":
+                looks.append(
+                    f"The cell {step.id}, which is not the student's, failed: {remark}."
+                )
+            elif remark and step.id and not remark.startswith("NotImplementedError"):
+                if kind in ELSEWHERE and found.beside:
+                    remark += "; files beside the notebook are not taken: " + ", ".join(
+                        found.beside[:5]
+                    )
+                (looks if kind in ELSEWHERE else notes).append(
+                    f"The cell {step.id} failed: {remark}."
+                )
+    looks += [f"The code {end}." for end in dict.fromkeys(session.ends)]
+    return Grade(
+        student,
+        assignment.name,
+        found.file,
+        found.time,
+        "look" if looks else "graded",
+        collect.clean(" ".join([*notes, *looks]))[:4000],
+        outcomes,
+        shown,
+    )
+
+
+class Bench:
+    """Where the tests of one submission run."""
+
+    def __init__(self, assignment, session):
+        self.session = session
+        self.space = {"__name__": "tests"}
+        self.model = {"__name__": "model"}
+        self.variables, self.raised = [], []
+        self.names = {c.id: c.names for c in assignment.cells}
+        for cell in assignment.cells:
+            if cell.kind in ("setup", "solution"):
+                with contextlib.suppress(Exception), silent():
+                    exec(cell.source, self.model)
+
+    def cell(self, step, cell):
+        """Run a cell; give what it ran into, and the name of the exception."""
+        if step.kind == "setup":
+            with silent():
+                exec(step.source, self.space)
+        functions, values = self.names.get(step.id, ((), ()))
+        self.space |= {name: self._proxy(name) for name in functions}
+        self.variables += values
+        try:
+            with self.session.step(step.kind, step.id):
+                self.session.run(step.source)
+        except Exception as error:
+            kind = type(error).__name__
+            if isinstance(error, StudentError):
+                kind = str(error).partition(":")[0]
+            return told(error), kind
+        return "", ""
+
+    def test(self, cell):
+        """Run a test and give its ``Outcome``."""
+        self.changed, self.free = [], "any-form" in cell.tags
+        visible, _, hidden = cell.source.partition(notebooks.HIDDEN)
+        space = dict(self.space)
+        with self.session.step("test", cell.id):
+            for name in self.variables:
+                with contextlib.suppress(Exception):
+                    value = self.session.value(name)
+                    space[name] = self._fitted(name, value, self.model.get(name))
+            lost = self._try(visible, space)
+            if lost:
+                return Outcome(cell.id, 0.0, cell.points, lost, lost, cell.title)
+            self.raised = []
+            head, *rest = PART.split(hidden)
+            lost = self._try(head, space)
+            words, sizes, parts = rest[::3], rest[1::3], rest[2::3]
+            sizes = [float(size or 1) for size in sizes]
+            results = [lost or self._try(part, dict(space)) for part in parts]
+        if "pure" in cell.tags and self.changed and not lost:
+            lost = f"{self.changed[0]} changes its arguments: work on a copy"
+        if lost:
+            kept, messages = 0.0, [lost]
+        elif parts:
+            passed = sum(s for s, found in zip(sizes, results) if not found)
+            kept = cell.points * passed / sum(sizes)
+            messages = [f"{w}: {found}" for w, found in zip(words, results) if found]
+        else:
+            kept, messages = cell.points, []
+        detail = "; ".join(messages)
+        return Outcome(
+            cell.id, kept, cell.points, self._hiding(detail), detail, cell.title
+        )
+
+    def _hiding(self, message):
+        # What a student's own exception says may be an input that they should not see.
+        for error in self.raised:
+            message = message.replace(
+                error, error.partition(":")[0] + " on other input"
+            )
+        return message
+
+    def _try(self, source, space):
+        """Run a piece of a test; give "" where it passed, otherwise why not."""
+        try:
+            with silent():
+                exec(source.replace("### END HIDDEN TESTS", ""), space)
+        except Exception as error:
+            if getattr(error, "is_the_students", False):
+                self.raised.append(told(error))
+            return told(error)
+        return ""
+
+    def _proxy(self, name):
+        def call(*args, **kwargs):
+            model = None
+            with contextlib.suppress(Exception), silent():
+                model = self.model[name](*copy.deepcopy(args), **copy.deepcopy(kwargs))
+            try:
+                value, changed = self.session.call(name, args, kwargs)
+            except Exception as error:
+                error.is_the_students = not isinstance(error, SandboxError)
+                raise
+            if changed:
+                self.changed.append(name)
+            return self._fitted(name, value, model)
+
+        call.__name__ = name
+        return call
+
+    def _fitted(self, name, value, model):
+        return value if self.free else fitted(name, value, model)
+
+
+def silent():
+    """What tests print is nobody's."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def fitted(name, value, model):
+    """Give an answer in the form that the model solution's has, if it has its value.
+
+    Arrays, tensors, lists and numbers stand for one another; so do shapes that differ
+    in axes of length one, or that broadcast to the same.
+
+    Raises:
+        AssertionError: it has another form, and says which is expected.
+    """
+    if isinstance(model, tuple) and _is_many(value):
+        entries = list(value)
+        if len(entries) != len(model):
+            raise AssertionError(
+                f"{name} gives {len(entries)} values where {len(model)} are expected"
+            )
+        return tuple(fitted(name, v, m) for v, m in zip(entries, model))
+    if isinstance(model, list) and _is_many(value):
+        if not model:
+            return list(value)
+        same = len({type(m) for m in model}) == 1
+        pairs = zip(
+            value, model if len(value) == len(model) else [model[0]] * len(value)
+        )
+        return [fitted(name, v, m) for v, m in pairs] if same else list(value)
+    if isinstance(model, dict) and isinstance(value, dict):
+        return {
+            k: fitted(name, v, model[k]) if k in model else v for k, v in value.items()
+        }
+    if isinstance(model, bool | int | float | np.generic | np.ndarray) or _is_tensor(
+        model
+    ):
+        return _numbers(name, value, model)
+    return value
+
+
+def _is_tensor(value):
+    return type(value).__module__ == "torch" and hasattr(value, "numpy")
+
+
+def _is_many(value):
+    if isinstance(value, list | tuple):
+        return True
+    return (isinstance(value, np.ndarray) or _is_tensor(value)) and value.ndim > 0
+
+
+def _numbers(name, value, model):
+    like = model.detach().numpy() if _is_tensor(model) else np.asarray(model)
+    try:
+        if isinstance(value, list | tuple):
+            value = [v.numpy() if _is_tensor(v) else v for v in value]
+        found = value.numpy() if _is_tensor(value) else np.asarray(value)
+    except ValueError:
+        found = np.asarray(None)
+    if found.dtype.kind not in "biufc":
+        what = "text" if found.dtype.kind == "U" else f"a {type(value).__name__}"
+        what = "None (is there a return?)" if value is None else what
+        raise AssertionError(f"{name} gives {what} where {_form(like)} is expected")
+    if found.dtype.kind == "c" and like.dtype.kind != "c" and not found.imag.any():
+        found = found.real
+    if found.shape != like.shape:
+        if [n for n in found.shape if n != 1] == [n for n in like.shape if n != 1]:
+            found = found.reshape(like.shape)
+        else:
+            try:
+                found = np.broadcast_to(found, like.shape).copy()
+            except ValueError:
+                raise AssertionError(
+                    f"{name} gives shape {found.shape} where {_form(like)} is expected"
+                ) from None
+    with np.errstate(all="ignore"):
+        cast = found.astype(like.dtype)
+        if (like.dtype.kind == "f" and found.dtype.kind in "biuf") or (
+            cast == found
+        ).all():
+            found = cast
+    if _is_tensor(model):
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(found).reshape(found.shape).copy())
+    return found if isinstance(model, np.ndarray) else found.item()
+
+
+def _form(like):
+    return f"shape {like.shape}" if like.ndim else "a number"
+
+
+def told(error):
+    """What an exception says, for a person."""
+    if isinstance(error, SandboxError):
+        text = f"your code {error}"
+    elif isinstance(error, AssertionError):
+        text = str(error) or "a test failed"
+    elif isinstance(error, StudentError):
+        text = str(error)  # which names the class
+    else:
+        text = f"{type(error).__name__}: {error}"
+    text = collect.clean(text.removesuffix(": "))
+    return text if len(text) <= MESSAGE else text[:MESSAGE] + " ..."

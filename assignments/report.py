@@ -1,0 +1,277 @@
+"""What comes out of grading: tables, points given by hand, a page per student.
+
+Nothing that a student wrote is a formula in a table or markup in a page. The pages ask
+no other host for anything and run nothing.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import re
+from html import escape
+from pathlib import Path
+
+from assignments.collect import clean
+
+FORMULA = re.compile(r"(^|[;\t\n])([ \u00a0]*[=+\-@＝＋－＠])")
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;
+color:#1a1a1a;background:#fff}
+table{border-collapse:collapse;width:100%}
+th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;overflow-wrap:anywhere;
+border-bottom:1px solid #bbb}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f4f4f4;padding:.6rem}
+.remark{border-left:.3rem solid #b34700;padding-left:.6rem}
+@media(prefers-color-scheme:dark){body{color:#eee;background:#171717}
+pre{background:#262626}th,td{border-color:#555}}
+"""
+
+
+def slug(name):
+    """A file's name for any text: short, plain, and different for different texts."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
+    if plain == name:
+        return name
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:10]}".lstrip("-")
+
+
+def harmless(cell):
+    """Give a cell that no spreadsheet runs, whichever separator it believes in."""
+    if isinstance(cell, str):
+        return FORMULA.sub(r"\1'\2", clean(cell))
+    return cell
+
+
+def number(points):
+    """Points as a person writes them."""
+    return "" if points is None else f"{points:.4f}".rstrip("0").rstrip(".")
+
+
+# -- tables
+
+
+def table(path, head, rows):
+    """Write a table, all at once or not at all."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(head)
+    writer.writerows([harmless(cell) for cell in row] for row in rows)
+    put(path, file.getvalue())
+
+
+def put(path, text):
+    """Write a file all at once or not at all, unless it says that already."""
+    content = text.encode()
+    if path.is_file() and path.read_bytes() == content:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def rows_of(path, needed):
+    """Read a table, as whichever program saved it.
+
+    Returns:
+        A list of dicts; the line of the file is in "".
+
+    Raises:
+        SystemExit: a column is missing.
+    """
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", "replace")
+    head = text.partition("\n")[0]
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count)
+    )
+    missing = [n for n in needed if n not in (reader.fieldnames or ())]
+    if missing:
+        raise SystemExit(f"{path} has no column {', '.join(missing)}")
+    found = []
+    for row in reader:
+        row.pop(None, None)
+        row = {k: v or "" for k, v in row.items()}
+        if any(v.strip() for v in row.values()):
+            found.append(row | {"": str(reader.line_num)})
+    return found
+
+
+class ByHand:
+    """``manual.csv``: points and comments that a person gave, for any task.
+
+    Args:
+        output: folder that it is in.
+    """
+
+    HEAD = ("student", "assignment", "task", "points", "most", "given", "comment")
+    HEAD += ("changed", "answer", "version")
+
+    def __init__(self, output):
+        self.path = Path(output) / "manual.csv"
+        self.rows = {}
+        self.more = []
+        for row in rows_of(self.path, ("student", "assignment", "task", "given")):
+            self._check(row)
+            key = tuple(row[n] for n in self.HEAD[:3])
+            self.rows[key] = row
+            self.more = [n for n in row if n and n not in self.HEAD]
+
+    def _check(self, row):
+        text = row["given"].strip().replace(",", ".")
+        try:
+            row["given"] = number(float(text)) if text else ""
+            most = float((row.get("most") or "inf").replace(",", "."))
+            wrong = bool(text) and not 0 <= float(text) <= most
+        except ValueError:
+            wrong = True
+        if wrong:
+            raise SystemExit(
+                f"{self.path}, line {row['']}: {row['given']!r} points for "
+                f"{row['student']}, {row['task']}: give a number from 0 to "
+                f"{row.get('most') or 'the most that there is'}, or nothing"
+            )
+
+    def apply(self, grade):
+        """Put what a person gave into a grade, and the grade's answers into rows."""
+        answers = {id: s for kind, id, s, _ in grade.steps if kind == "written"}
+        for id, text in self._codes(grade).items():
+            answers.setdefault(id, text)
+        stale = []
+        for o in grade.outcomes:
+            names = (grade.student, grade.assignment, o.id)
+            key = tuple(map(harmless, names))
+            alias = (*key[:2], key[2].removeprefix("test-"))
+            row = self.rows.get(key) or self.rows.pop(alias, None)
+            if row is None and o.points is not None:
+                continue
+            row = row or {}
+            answer = answers.get(o.id, "")
+            version = hashlib.sha256(answer.encode()).hexdigest()[:12]
+            given = row.get("given", "")
+            if given and row.get("version", version) not in ("", version):
+                row["changed"] = "the answer has changed since points were given"
+            if given and row.get("changed"):
+                stale.append(o.title or o.id)
+            automatic = number(o.points)
+            if given:
+                o.points = min(float(given), o.most)
+                o.message = "" if o.message == "waits for a person" else o.message
+            if row.get("comment"):
+                o.message = " ".join(filter(None, [o.message, row["comment"]]))
+            self.rows[key] = row | dict(
+                zip(self.HEAD, (*key, automatic, number(o.most), given)),
+                answer=harmless(answer),
+                version=version,
+            )
+        if stale:
+            grade.status = "look" if grade.status == "graded" else grade.status
+            grade.reason += (
+                f" Points were given by hand for another answer: {', '.join(stale)}; "
+                "clear the column 'changed' in manual.csv if they stand."
+            )
+            grade.reason = grade.reason.strip()
+
+    def _codes(self, grade):
+        found = {}
+        for kind, id, source, _ in grade.steps:
+            if kind == "student" and id:
+                found[f"test-{id}"] = found.get(f"test-{id}", "") + source
+        return found
+
+    def save(self):
+        """Write the file, with columns and rows of others as they were."""
+        head = [*self.HEAD, *self.more]
+        rows = [[row.get(n, "") for n in head] for _, row in sorted(self.rows.items())]
+        if rows or self.path.exists():
+            table(self.path, head, rows)
+
+
+def write(grades, assignments, output, by_hand):
+    """Write everything that a person reads.
+
+    Args:
+        grades: list of ``judge.Grade``, in order.
+        assignments: dict from name to ``notebooks.Assignment``.
+        output: folder.
+        by_hand: a ``ByHand``.
+    """
+    for grade in grades:
+        by_hand.apply(grade)
+    by_hand.save()
+    head = ("student", "assignment", "points", "most", "by_hand", "status", "reason")
+    rows, tasks = [], []
+    for g in grades:
+        waits = sum(o.most for o in g.outcomes if o.points is None)
+        most = sum(o.most for o in g.outcomes)
+        numbers = (number(g.points), number(most), number(waits))
+        rows.append((g.student, g.assignment, *numbers, g.status, g.reason, g.file))
+        for o in g.outcomes:
+            name = (g.student, g.assignment, o.id, number(o.points), number(o.most))
+            tasks.append((*name, o.detail or o.message))
+    table(output / "grades.csv", (*head, "file"), rows)
+    head = ("student", "assignment", "task", "points", "most", "message")
+    table(output / "tasks.csv", head, tasks)
+    pages = {}
+    for g in grades:
+        pages.setdefault(g.student, []).append(g)
+    folder, names = output / "feedback", set()
+    for student, theirs in pages.items():
+        names.add(f"{slug(student)}.html")
+        put(folder / f"{slug(student)}.html", page(student, theirs, assignments))
+    for old in folder.glob("*.html"):
+        if old.name not in names:
+            old.unlink()
+
+
+# -- pages
+
+
+def page(student, grades, assignments):
+    """The page of one student."""
+    name = escape(clean(student))
+    body = [f"<h1>Feedback for {name}</h1>"]
+    for grade in grades:
+        body += _assignment(grade, assignments.get(grade.assignment))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>Feedback for {name}</title><style>{STYLE}</style></head>"
+        f"<body><main>{''.join(body)}</main></body></html>"
+    )
+
+
+def _assignment(grade, assignment):
+    title = assignment.title if assignment else "Nothing to grade"
+    yield f"<h2>{escape(title)}</h2>"
+    if grade.reason:
+        yield f'<p class="remark">{escape(clean(grade.reason))}</p>'
+    if not assignment:
+        return
+    open_ones = any(o.points is None for o in grade.outcomes)
+    yield (
+        f"<p>{number(grade.points)} of {number(assignment.points)} points"
+        f"{' so far' if open_ones else ''}; file: {escape(clean(grade.file))}</p>"
+        '<table><thead><tr><th scope="col">Task</th><th scope="col">Points</th>'
+        '<th scope="col">What the test said</th></tr></thead><tbody>'
+    )
+    for o in grade.outcomes:
+        points = "–" if o.points is None else number(o.points)
+        yield (
+            f'<tr><th scope="row">{escape(o.title or o.id)}</th>'
+            f"<td>{points} of {number(o.most)}</td>"
+            f"<td>{escape(clean(o.message or 'passed'))}</td></tr>"
+        )
+    yield "</tbody></table><h3>Your answers as graded</h3>"
+    titles = {cell.id: cell.title for cell in assignment.cells}
+    for _, id, source, remark in grade.steps:
+        label = titles.get(id) or "a cell of yours"
+        yield f"<h4>{escape(label)}</h4><pre>{escape(clean(source))}</pre>"
+        if remark:
+            yield f'<p class="remark">{escape(clean(remark))}</p>'
