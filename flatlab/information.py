@@ -7,7 +7,7 @@ Y -> X -> T, so that I(T;Y) cannot exceed I(X;Y), nor I(X;T).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from flatlab.data import Dataset
 from flatlab.network import Network
 
-# Integers up to here, and sums of them that stay below, are exact in float64.
-_EXACT = 2**53
+# Odd, with bits all over: the golden ratio times 2^64, as a signed number.
+_MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64
 # Rows of the matrix of pairwise distances that are held at once.
 _BLOCK = 512
-# Steps of the bottleneck's equations between looks at which starts have settled.
-_CHECK = 20
+# Steps of the bottleneck's equations between looks at which starts have settled, and
+# the largest change of a probability in the last step of one that has.
+_CHECK, _SETTLED = 20, 1e-9
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Bottleneck:
         ty: (betas,), I(T;Y) in bits.
         encoders: (betas, inputs, clusters), the probabilities p(t | x).
         converged: (betas,), whether the last step changed no probability by more than
-            the tolerance.
+            1e-9.
     """
 
     betas: Tensor
@@ -62,30 +63,15 @@ class Bottleneck:
 # -- distributions -------------------------------------------------------------------
 
 
-def entropy(p: Tensor) -> Tensor:
-    """Entropy of discrete distributions.
-
-    Args:
-        p: (..., outcomes) probabilities that sum to one along the last axis; a tensor
-            or what becomes one.
-
-    Returns:
-        (...) bits, float64, from 0 to log2(outcomes).
-    """
+def entropy(p: Any) -> Tensor:
+    """Entropy of distributions (..., outcomes) in bits, (...) float64."""
     p = _probabilities(p, 1)
     bits = -torch.xlogy(p, p).sum(-1) / math.log(2)
     return bits.clamp(0, math.log2(p.shape[-1]))
 
 
-def mutual_information(joint: Tensor) -> Tensor:
-    """Mutual information of two discrete variables with a known joint distribution.
-
-    Args:
-        joint: (..., a, b) probabilities that sum to one over the last two axes.
-
-    Returns:
-        (...) bits, float64, from 0 to the smaller of the two entropies.
-    """
+def mutual_information(joint: Any) -> Tensor:
+    """Mutual information of joint distributions (..., a, b) in bits, (...) float64."""
     joint = _probabilities(joint, 2)
     h_a, h_b = entropy(joint.sum(-1)), entropy(joint.sum(-2))
     bits = h_a + h_b - entropy(joint.flatten(-2))
@@ -97,13 +83,12 @@ def mutual_information(joint: Tensor) -> Tensor:
 
 def binned_information(
     t: Any,
-    y: Tensor,
+    y: Any,
     *,
-    bins: Any = 30,
-    range: Any = (-1.0, 1.0),
+    bins: int | None = 30,
+    range: tuple[float, float] | str = (-1.0, 1.0),
     width: float | None = None,
-    clip: bool = False,
-):
+) -> Information:
     """I(X;T) and I(T;Y) of layers whose activations are sorted into bins.
 
     T is the tuple of the bins of all units, compared exactly, however many units there
@@ -117,15 +102,11 @@ def binned_information(
         y: (n,) labels, any integers, or (..., n) where leading axes of ``t`` have
             labels of their own.
         bins: number of bins per unit; None counts every value as a bin of its own.
-        range: what the bins divide. A pair (low, high): bins of equal width, the last
-            one with its upper end, the same for all layers. ``"adaptive"``: bins of
-            equal width from the lowest to the highest activation of each layer of each
-            member. ``"quantile"``: bins that hold equally many of the activations of
-            each layer of each member.
+        range: what bins of equal width divide. A pair (low, high): all activations must
+            lie in it; the last bin holds its upper end. ``"adaptive"``: from the lowest
+            to the highest activation of each layer of each member.
         width: width of bins that start at 0 and go on without end, instead of ``bins``
             and ``range``.
-        clip: let activations outside the pair ``range`` join the first or last bin,
-            which merges what differs; by default they are refused.
 
     Returns:
         An ``Information`` of shape (...), or (..., layers) for a list.
@@ -133,33 +114,40 @@ def binned_information(
     Shwartz-Ziv and Tishby (2017), section 3; widths as in Saxe et al. (2018). Their
     codes place 30 edges on [-1, 1], which is ``bins=29`` and a bin for exactly 1.
     """
-    _check_bins(bins, range, width)
+    if bins is not None and (bins != int(bins) or bins < 1):
+        raise ValueError(f"bins must be a positive integer or None, got {bins}")
+    if width is not None and not 0 < width < math.inf:
+        raise ValueError(f"width must be positive and finite, got {width}")
+    if range != "adaptive" and (
+        isinstance(range, str) or not -math.inf < range[0] < range[1] < math.inf
+    ):
+        raise ValueError(
+            "range must be a pair (low, high) with low < high or 'adaptive', "
+            f"got {range!r}"
+        )
 
-    def estimate(t, y):
-        if bins is None and width is None:
-            return _from_codes(*_distinct(t), y)
-        cells, radix = _cells(t, bins, range, width, clip)
-        codes, bound = _codes(cells, radix)
-        return _from_codes(codes, bound, y)
+    def estimate(t: Tensor, y: Tensor) -> Information:
+        if width is None and bins is None:
+            return _from_codes(_distinct(t), t.shape[1], y)
+        return _from_codes(*_codes(*_cells(t, bins, range, width)), y)
 
     return _per_layer(estimate, t, y)
 
 
-def kde_information(t: Any, y: Tensor, *, variance: float = 1e-3, bound: str = "upper"):
+def kde_information(t: Any, y: Any, *, variance: float = 1e-3) -> Information:
     """I(X;T) and I(T;Y) of layers to which Gaussian noise is added.
 
-    The noise makes T a mixture of n Gaussians, whose entropy lies between two sums over
-    pairs of examples. I(X;T) is bounded by them. I(T;Y) is the difference of two
-    bounds of the same kind, an estimate that is on no known side; a negative one is
-    reported as 0. Takes n^2 exponentials for each layer of each member.
+    The noise makes T a mixture of n Gaussians, whose entropy is at most a sum over
+    pairs of examples: ``xt`` is an upper bound, from their Kullback-Leibler
+    divergences. I(T;Y) is the difference of two such bounds, an estimate that is on no
+    known side; a negative one is reported as 0. Takes n^2 exponentials for each layer
+    of each member.
 
     Args:
         t: (..., n, units) activations, or a list of layers, as in
             ``binned_information``. Exponentials are of their dtype.
         y: (n,) or (..., n) integer labels.
         variance: of the noise in each unit, in squared units of the activations.
-        bound: ``"upper"``, from the Kullback-Leibler divergence of pairs, or
-            ``"lower"``, from the Bhattacharyya distance.
 
     Returns:
         An ``Information`` of shape (...), or (..., layers) for a list.
@@ -169,15 +157,12 @@ def kde_information(t: Any, y: Tensor, *, variance: float = 1e-3, bound: str = "
     """
     if not 0 < variance < math.inf:
         raise ValueError(f"variance must be positive and finite, got {variance}")
-    if bound not in ("upper", "lower"):
-        raise ValueError(f"bound must be 'upper' or 'lower', got {bound!r}")
-    # exp(-d^2 / 2 variance) for the divergence, exp(-d^2 / 8 variance) for the distance
-    scale = 1 / math.sqrt((2 if bound == "upper" else 8) * variance)
+    scale = 1 / math.sqrt(2 * variance)
 
-    def estimate(t, y):
+    def estimate(t: Tensor, y: Tensor) -> Information:
         _finite_range(t)
-        y = _rank(y)
-        rows = [_kde(row * scale, y[i if len(y) > 1 else 0]) for i, row in enumerate(t)]
+        y = _rank(y).expand(len(t), -1)
+        rows = [_kde(row * scale, own) for row, own in zip(t, y, strict=True)]
         return Information(*(torch.stack(part) for part in zip(*rows, strict=True)))
 
     return _per_layer(estimate, t, y)
@@ -189,15 +174,15 @@ def layer_outputs(
     """Activations of every layer of a dense network.
 
     Args:
-        net: a ``Network`` of a dense stack: a ``Sequential`` of ``Linear``,
-            ``Flatten``, pointwise activations and dropout, as ``mlp`` makes.
-        w: (k,) or (members, k) weights.
+        net: of a dense stack: a ``Sequential`` of ``Linear``, ``Flatten``, pointwise
+            activations and dropout, as ``mlp`` makes.
+        w: (..., k).
         x: (n, ...) inputs.
         softmax: whether the last layer's outputs become probabilities.
 
     Returns:
-        One tensor per ``Linear`` layer, (n, units) or (members, n, units): its outputs
-        after the activation that follows it.
+        One tensor (..., n, units) per ``Linear`` layer: its outputs after the
+        activation that follows it.
     """
     net.check(w)
     if net._dense is None:
@@ -231,15 +216,15 @@ def information_plane(
     w: Tensor,
     data: Any,
     *,
-    estimate: Any = binned_information,
-    layers: Any = None,
+    estimate: Callable[..., Information] = binned_information,
+    layers: Sequence[int] | None = None,
     softmax: bool = True,
-    **options,
-):
+    **options: Any,
+) -> Information:
     """I(X;T) and I(T;Y) of every layer of every member at every snapshot.
 
     Args:
-        net: a ``Network`` of a dense stack, see ``layer_outputs``.
+        net: of a dense stack, see ``layer_outputs``.
         w: (k,), (members, k) or (snapshots, members, k) weights, on the device of the
             data.
         data: ``Examples``, or a ``Dataset``, of which all three splits are taken
@@ -263,37 +248,28 @@ def information_plane(
         y = torch.cat([part.y.expand(*lead, len(part)) for part in parts], -1)
     else:
         x, y = data.x, data.y
-    x = x.to(w.dtype)
 
-    def one(w):
-        outputs = layer_outputs(net, w, x, softmax=softmax)
-        if layers is not None:
-            outputs = [outputs[i] for i in layers]
-        return estimate(outputs, y, **options)
+    def one(w: Tensor) -> Information:
+        outputs = layer_outputs(net, w, x.to(w.dtype), softmax=softmax)
+        kept = outputs if layers is None else [outputs[i] for i in layers]
+        return estimate(kept, y, **options)
 
-    if w.ndim != 3:
-        return one(w)
-    # Snapshot by snapshot, so that the activations of one are all that is held.
-    points = [one(snapshot) for snapshot in w]
-    return Information(
-        torch.stack([point.xt for point in points]),
-        torch.stack([point.ty for point in points]),
-    )
+    # snapshot by snapshot, so that the activations of one are all that is held
+    return one(w) if w.ndim < 3 else _stacked([one(snapshot) for snapshot in w], 0)
 
 
 # -- the optimum ---------------------------------------------------------------------
 
 
 def information_bottleneck(
-    joint: Tensor,
+    joint: Any,
     betas: Any,
     *,
     clusters: int | None = None,
     restarts: int = 8,
     seed: int = 0,
-    tolerance: float = 1e-9,
     max_iterations: int = 5000,
-):
+) -> Bottleneck:
     """Encoders p(t | x) that minimise I(X;T) - beta I(T;Y), by alternating steps.
 
     Starts from random encoders, from nearly the identity and from the constant, then
@@ -308,7 +284,6 @@ def information_bottleneck(
             enough.
         restarts: number of random encoders to start from at each beta.
         seed: of the random encoders.
-        tolerance: largest change of a probability in the last step.
         max_iterations: of the alternating steps from one start; many are needed
             where a cluster is about to split.
 
@@ -329,37 +304,28 @@ def information_bottleneck(
         raise ValueError(f"betas must be a list of positive numbers, got {betas}")
     inputs = len(p_x)
     clusters = inputs if clusters is None else clusters
-    for name, value in (
-        ("clusters", clusters),
-        ("restarts", restarts),
-        ("max_iterations", max_iterations),
-        ("tolerance", tolerance),
-    ):
-        if value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-
+    if min(clusters, restarts, max_iterations) < 1:
+        raise ValueError(
+            "clusters, restarts and max_iterations must be positive, got "
+            f"{(clusters, restarts, max_iterations)}"
+        )
     p_y = joint / p_x[:, None]
     rank = betas.argsort()
     beta = betas[rank, None]
 
-    def solve(encoders):  # (betas, starts, inputs, clusters) -> the best of the starts
-        encoders, change = _alternate(
-            encoders, p_x, p_y, beta, tolerance, max_iterations
-        )
-        xt, ty = _bottleneck_information(encoders, p_x, p_y)
-        best = (xt - beta * ty).argmin(1)
+    def solve(starts: Tensor) -> list[Tensor]:
+        """The best from (betas, starts, inputs, clusters), and how it does."""
+        encoders, change = _alternate(starts, p_x, p_y, beta, max_iterations)
+        p_xt = p_x[:, None] * encoders
+        xt, ty = mutual_information(p_xt), mutual_information(p_xt.mT @ p_y)
+        loss = xt - beta * ty
+        best = loss.argmin(1)
         every = torch.arange(len(betas), device=joint.device)
-        return [value[every, best] for value in (encoders, change, xt, ty)]
+        return [value[every, best] for value in (encoders, change, xt, ty, loss)]
 
     generator = torch.Generator("cpu").manual_seed(seed)
-    random = torch.randn(
-        restarts,
-        inputs,
-        clusters,
-        generator=generator,
-        dtype=torch.float64,
-        device="cpu",
-    )
+    how = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
+    random = torch.randn(restarts, inputs, clusters, **how)
     random = random.to(joint.device).mul(3).softmax(-1)
     position = torch.arange(inputs, device=joint.device)
     own = nn.functional.one_hot(position % clusters, clusters).double()
@@ -367,20 +333,20 @@ def information_bottleneck(
     starts = torch.stack([0.9 * own + 0.1 / clusters, constant, *random])
     found = solve(starts.expand(len(betas), -1, -1, -1))
     for _ in range(len(betas)):
-        loss = found[2] - beta[:, 0] * found[3]
-        encoders = found[0]
-        around = [encoders, encoders.roll(1, 0), encoders.roll(-1, 0)]
-        found = solve(torch.stack(around, 1))
-        if (loss - (found[2] - beta[:, 0] * found[3]) <= 1e-12).all():
+        encoders, *_, loss = found
+        found = solve(
+            torch.stack([encoders, encoders.roll(1, 0), encoders.roll(-1, 0)], 1)
+        )
+        if (loss - found[-1] <= 1e-12).all():
             break
-    encoders, change, xt, ty = (value[rank.argsort()] for value in found)
-    return Bottleneck(betas, xt, ty, encoders, change <= tolerance)
+    encoders, change, xt, ty, _ = (value[rank.argsort()] for value in found)
+    return Bottleneck(betas, xt, ty, encoders, change <= _SETTLED)
 
 
 # -- helpers -------------------------------------------------------------------------
 
 
-def _probabilities(p, axes):
+def _probabilities(p: Any, axes: int) -> Tensor:
     """Float64 probabilities that sum to one over the last axes."""
     if isinstance(p, Tensor) and p.device.type != "cuda":
         p = p.cpu()  # MPS has no float64
@@ -402,59 +368,41 @@ def _probabilities(p, axes):
     return p / total[(..., *[None] * axes)]
 
 
-def _per_layer(estimate, t, y):
+def _stacked(points: Sequence[Information], axis: int) -> Information:
+    pairs = ((point.xt, point.ty) for point in points)
+    return Information(*(torch.stack(part, axis) for part in zip(*pairs, strict=True)))
+
+
+def _per_layer(
+    estimate: Callable[[Tensor, Tensor], Information], t: Any, y: Any
+) -> Information:
     """Apply an estimate of rows (rows, n, units) and labels to one or many layers."""
+    if not isinstance(t, Tensor):
+        if not isinstance(t, Sequence) or not len(t):
+            raise TypeError(
+                f"t must be a tensor or a list of tensors, got {type(t).__name__}"
+            )
+        return _stacked([_per_layer(estimate, layer, y) for layer in t], -1)
     y = y if isinstance(y, Tensor) else torch.as_tensor(y, device="cpu")
     if y.is_floating_point() or y.is_complex():
         raise TypeError(f"y must hold integer labels, got {y.dtype}")
-    layers = [t] if isinstance(t, Tensor) else t
-    if not isinstance(layers, Sequence) or not len(layers):
-        raise TypeError(
-            f"t must be a tensor or a list of tensors, got {type(t).__name__}"
-        )
-    points = []
-    for layer in layers:
-        if not isinstance(layer, Tensor) or not layer.is_floating_point():
-            raise TypeError("t must hold floating-point tensors")
-        lead, (n, units) = layer.shape[:-2], (*layer.shape[-2:], 0, 0)[:2]
-        try:
-            own = y.broadcast_to((*lead, n))
-        except RuntimeError:
-            own = None
-        if layer.ndim < 2 or not layer.numel() or y.shape[-1:] != (n,) or own is None:
-            raise ValueError(
-                f"t must have shape (..., n, units) and y (n,) or (..., n); got "
-                f"{tuple(layer.shape)} and {tuple(y.shape)}"
-            )
-        # Shared labels stay one row.
-        own = y.reshape(1, n) if y.numel() == n else own.reshape(-1, n)
-        rows = layer.detach().reshape(-1, n, units)
-        if rows.device.type == "mps":  # has no float64
-            rows = rows.cpu()
-        point = estimate(rows, own.to(rows.device).long())
-        points.append(Information(point.xt.reshape(lead), point.ty.reshape(lead)))
-    if isinstance(t, Tensor):
-        return points[0]
-    return Information(
-        torch.stack([point.xt for point in points], -1),
-        torch.stack([point.ty for point in points], -1),
-    )
-
-
-def _check_bins(bins, interval, width):
-    if bins is not None and (bins != int(bins) or bins < 1):
-        raise ValueError(f"bins must be a positive integer or None, got {bins}")
-    if width is not None and not 0 < width < math.inf:
-        raise ValueError(f"width must be positive and finite, got {width}")
-    if isinstance(interval, str):
-        known = interval in ("adaptive", "quantile")
-    else:
-        known = len(interval) == 2 and -math.inf < interval[0] < interval[1] < math.inf
-    if not known:
+    if not t.is_floating_point():
+        raise TypeError(f"t must hold floating-point numbers, got {t.dtype}")
+    lead, n = t.shape[:-2], t.shape[-2] if t.ndim > 1 else 0
+    pairs = zip(y.shape[::-1], (n, *lead[::-1]), strict=False)
+    broadcasts = y.ndim <= 1 + len(lead) and all(a in (1, b) for a, b in pairs)
+    if not t.numel() or y.shape[-1:] != (n,) or not broadcasts:
         raise ValueError(
-            "range must be a pair (low, high) with low < high, 'adaptive' or "
-            f"'quantile'; got {interval!r}"
+            f"t must have shape (..., n, units) and y (n,) or (..., n); got "
+            f"{tuple(t.shape)} and {tuple(y.shape)}"
         )
+    # Shared labels stay one row.
+    own = y if y.ndim == 1 else y.expand(*lead, n).reshape(-1, n)
+    rows = t.detach().reshape(-1, *t.shape[-2:])
+    if rows.device.type == "mps":  # has no float64
+        rows = rows.cpu()
+    point = estimate(rows, own.reshape(-1, n).to(rows.device).long())
+    return Information(point.xt.reshape(lead), point.ty.reshape(lead))
 
 
 def _finite_range(t: Tensor) -> tuple[float, float]:
@@ -464,113 +412,93 @@ def _finite_range(t: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def _cells(t: Tensor, bins: Any, interval: Any, width: float | None, clip: bool):
-    """Bin of every activation, integers in float64 from 0 on, and how many there are.
+def _cells(
+    t: Tensor, bins: Any, interval: Any, width: float | None
+) -> tuple[Tensor, int]:
+    """Bin of every activation of (rows, n, units), from 0 on, and how many there are.
 
-    ``t`` is (rows, n, units).
+    Whole numbers in float64.
     """
-    rows, n, _ = t.shape
     low, high = _finite_range(t)
-    if interval == "quantile" and width is None:
-        return _quantile_cells(t.reshape(rows, -1), bins).reshape(t.shape), bins
     t = t.double()
     if width is not None:
         first = math.floor(low / width)
         radix = math.floor(high / width) - first + 1
-        if radix * n > _EXACT:
+        if radix * t.shape[1] > 2**53:  # whole numbers stay exact up to there
             raise ValueError(
                 f"width={width} is too small for activations from {low:g} to {high:g}"
             )
         return (t / width).floor_().sub_(first), radix
     if interval == "adaptive":
-        start = t.amin((1, 2), keepdim=True)
+        start: Any = t.amin((1, 2), keepdim=True)
         length = t.amax((1, 2), keepdim=True) - start
         # A layer that is constant has one bin, whatever its length is taken to be.
         scale = bins / length.where(length > 0, torch.ones_like(length))
-        return (t - start).mul_(scale).floor_().clamp_(0, bins - 1), bins
-    start, end = (float(end) for end in interval)
-    if not clip and (low < start or high > end):
-        raise ValueError(
-            f"activations run from {low:g} to {high:g}, outside the range {interval}: "
-            "widen it, take range='adaptive' or width=..., or merge them with clip=True"
-        )
-    scale = bins / (end - start)
+    else:
+        start, end = (float(end) for end in interval)
+        if low < start or high > end:
+            raise ValueError(
+                f"activations run from {low:g} to {high:g}, outside the range "
+                f"{interval}: widen it, or take range='adaptive' or width=..."
+            )
+        scale = bins / (end - start)
     return (t - start).mul_(scale).floor_().clamp_(0, bins - 1), bins
 
 
-def _quantile_cells(t, bins):
-    """Number of edges at or below each value, where edges divide each row equally."""
-    t = t.double() if t.dtype == torch.float64 else t.float()
-    ordered = _sort(t)
-    at = torch.arange(1, bins, device=t.device) * t.shape[1] // bins
-    edges = ordered[:, at].contiguous()
-    if bins > 128:
-        return torch.searchsorted(edges, t, right=True).double()
-    # For few edges, comparing with each is faster than searching among them.
-    cells = torch.zeros(t.shape, dtype=torch.uint8, device=t.device)
-    for edge in edges.split(1, 1):
-        cells += t >= edge
-    return cells.double()
-
-
-def _distinct(t):
-    """One integer per example, equal where all units are, and its bound.
-
-    ``t`` is (rows, n, units): the ranks within every unit are the digits of a number.
-    """
-    _finite_range(t)
-    rows, n, units = t.shape
-    t = t.double() if t.dtype == torch.float64 else t.float()
-    ranks = _rank(t.mT.reshape(rows * units, n)).reshape(rows, units, n)
-    return _codes(ranks.mT.double(), n)
-
-
-def _codes(cells, radix):
+def _codes(cells: Tensor, radix: int) -> tuple[Tensor, int]:
     """One integer per example, equal where all cells are: (rows, n), and its bound.
 
-    The cells are digits of a number. Where the digits of many units would not be exact,
-    the number so far is replaced by its rank, which is below n, before more are added.
+    The cells are digits of a number. Where one more would not fit, the number so far is
+    replaced by its rank, which is below n.
     """
-    n, units = cells.shape[1:]
-    # Every step adds at least one digit to a rank.
-    first, later = _digits(_EXACT, radix), _digits(_EXACT // n, radix)
-    codes: Any = None
-    bound, done = 1, 0
-    while done < units:
-        if codes is not None:
-            codes, bound = _rank(codes).double(), n
-        take = min(units - done, first if codes is None else later)
-        powers = [radix**i for i in reversed(range(take))]
-        powers = torch.tensor(powers, dtype=torch.float64, device=cells.device)
-        part = cells[..., done : done + take] @ powers
-        codes = part if codes is None else codes * radix**take + part
-        bound, done = bound * radix**take, done + take
-    return codes.long(), bound
+    codes, bound = cells[..., 0].long(), radix
+    for unit in cells.unbind(-1)[1:]:
+        if bound * radix >= 2**63:
+            codes, bound = _rank(codes), cells.shape[1]
+        codes, bound = codes.mul_(radix).add_(unit.long()), bound * radix
+    return codes, bound
 
 
-def _digits(limit, radix):
-    """How many digits always stay below the limit."""
-    count = 1
-    while radix ** (count + 1) <= limit and count < 64:
-        count += 1
-    return count
+def _distinct(t: Tensor) -> Tensor:
+    """One integer below n per example of (rows, n, units), equal where all units are.
+
+    Examples are sorted by a hash of all their units, and neighbours of equal hash
+    compared in full: should two that differ collide, another hash is taken.
+    """
+    _finite_range(t)
+    t = t.double() if t.dtype == torch.float64 else t.float()
+    t = t + 0.0  # minus zero equals zero
+    bits = t.view(torch.int64 if t.dtype == torch.float64 else torch.int32)
+    multiplier = _MULTIPLIER
+    while True:
+        hashes = torch.zeros_like(t[..., 0], dtype=torch.int64)
+        for unit in bits.unbind(-1):
+            hashes.bitwise_xor_(unit).mul_(multiplier)
+            hashes ^= hashes >> 32
+        order = _argsort(hashes)
+        ordered = t.gather(1, order[..., None].expand_as(t))
+        differ = (ordered[:, 1:] != ordered[:, :-1]).any(-1)
+        hashes = hashes.gather(1, order)
+        if not (differ & (hashes[:, 1:] == hashes[:, :-1])).any():
+            return _places(order, differ)
+        multiplier += 2
 
 
-def _rank(values):
+def _rank(values: Tensor) -> Tensor:
     """Position of every value among the distinct ones of its row: (rows, n) int64."""
     order = _argsort(values)
     ordered = values.gather(-1, order)
     return _places(order, ordered[:, 1:] != ordered[:, :-1])
 
 
-def _places(order, differ):
+def _places(order: Tensor, differ: Tensor) -> Tensor:
     """Ranks from an order (rows, n) and where neighbours in it differ (rows, n - 1)."""
     ranks = torch.zeros_like(order)
     ranks[:, 1:] = differ.cumsum(-1)
     return torch.zeros_like(order).scatter_(-1, order, ranks)
 
 
-def _from_codes(codes, bound, y):
+def _from_codes(codes: Tensor, bound: int, y: Tensor) -> Information:
     """Information of codes (rows, n) below a bound, and labels (rows or 1, n)."""
     y = _rank(y)
     bits = int(y.max()).bit_length()
@@ -586,21 +514,21 @@ def _from_codes(codes, bound, y):
     return Information(h_t, ty)
 
 
-def _sort(values):
+def _sort(values: Tensor) -> Tensor:
     """Sort each row. On a CPU, NumPy does so in vector registers."""
-    if values.device.type != "cpu":
-        return values.sort(-1).values
-    return torch.from_numpy(np.sort(values.numpy(force=True), axis=-1))
+    if values.is_cpu:
+        return torch.from_numpy(np.sort(values.numpy(), axis=-1))
+    return values.sort(-1).values
 
 
-def _argsort(values):
+def _argsort(values: Tensor) -> Tensor:
     """Order of each row, ties in any order."""
-    if values.device.type == "cpu":
+    if values.is_cpu:
         return torch.from_numpy(np.argsort(values.numpy(), axis=-1))
     return values.argsort(-1)
 
 
-def _run_entropy(ordered):
+def _run_entropy(ordered: Tensor) -> Tensor:
     """Entropy in bits of the values of each sorted row, from the lengths of runs."""
     rows, n = ordered.shape
     starts = torch.ones(rows, n, dtype=torch.bool, device=ordered.device)
@@ -615,7 +543,7 @@ def _run_entropy(ordered):
     return ((math.log(n) - total / n) / math.log(2)).clamp(0, math.log2(n))
 
 
-def _kde(t, y):
+def _kde(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """I(X;T) and I(T;Y) of one layer (n, units), scaled so that kernels are exp(-d^2).
 
     Of each example the sum of kernels over all others and over those of its label.
@@ -640,7 +568,9 @@ def _kde(t, y):
     return xt, (xt - given_y).clamp(min=0).minimum(h_y).minimum(xt)
 
 
-def _alternate(encoders, p_x, p_y, beta, tolerance, max_iterations):
+def _alternate(
+    encoders: Tensor, p_x: Tensor, p_y: Tensor, beta: Tensor, max_iterations: int
+) -> tuple[Tensor, Tensor]:
     """Repeat the self-consistent equations until nothing changes.
 
     Args:
@@ -648,7 +578,6 @@ def _alternate(encoders, p_x, p_y, beta, tolerance, max_iterations):
         p_x: (inputs,).
         p_y: (inputs, labels), p(y | x).
         beta: (betas, 1).
-        tolerance: largest change at which to stop.
         max_iterations: most steps.
 
     Returns:
@@ -674,12 +603,7 @@ def _alternate(encoders, p_x, p_y, beta, tolerance, max_iterations):
             current = (p_t.log()[..., None, :] + price * closeness).softmax(-1)
         result[going] = current
         changes[going] = change = (current - before).abs().amax((-1, -2))
-        going = going[change > tolerance]
+        going = going[change > _SETTLED]
         if not len(going):
             break
     return result.unflatten(0, lead), changes.reshape(lead)
-
-
-def _bottleneck_information(encoders, p_x, p_y):
-    p_xt = p_x[:, None] * encoders
-    return mutual_information(p_xt), mutual_information(p_xt.mT @ p_y)
