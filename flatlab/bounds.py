@@ -1,4 +1,7 @@
-"""Bounds on the test loss: SAM's theorem, and PAC-Bayes bounds optimised directly."""
+"""Bounds on the test loss: SAM's theorem, and PAC-Bayes bounds optimised directly.
+
+Functions of numbers also take tensors, which broadcast, and return float64 tensors.
+"""
 
 import math
 from dataclasses import dataclass
@@ -116,8 +119,8 @@ def _check_size(rho: Tensor, n: Tensor, k: Tensor) -> None:
     _require(k >= 1, "k", "at least 1", k)
 
 
-def _check_delta(delta: Tensor, name: str = "delta") -> None:
-    _require((delta > 0) & (delta < 1), name, "between 0 and 1", delta)
+def _check_delta(delta: Tensor) -> None:
+    _require((delta > 0) & (delta < 1), "delta", "between 0 and 1", delta)
 
 
 # ------------------------------------------------------------------------ SAM's bound
@@ -132,12 +135,9 @@ def sigma_of_proof(rho: Any, n: Any, k: Any) -> Tensor:
     2021, appendix A.1).
 
     Args:
-        rho: radius of the ball, positive; like the others a number or a tensor.
+        rho: radius of the ball.
         n: examples, more than 1.
-        k: weights, at least 1.
-
-    Returns:
-        Standard deviations per coordinate, float64, of the broadcast shape.
+        k: weights.
     """
     rho, n, k = _numbers(rho=rho, n=n, k=k)
     _check_size(rho, n, k)
@@ -152,7 +152,6 @@ def sam_bound(
     n: Any,
     k: Any,
     delta: Any = 0.05,
-    constant: float | None = None,
     derived: bool = False,
 ) -> SamBound:
     r"""SAM's bound on the population loss (Foret et al. 2021, Theorem 2).
@@ -170,7 +169,7 @@ def sam_bound(
     loss, and for a radius that was fixed before the data were seen: a radius chosen
     afterwards needs a union over all that were tried. The theorem leaves
     :math:`\tilde O(1)` open. What the proof adds up to is ``8 ln(6 n + 3 k)``, and that
-    is put in its place here unless a ``constant`` is given.
+    is put in its place here.
 
     ``derived=True`` gives what the same argument yields when no constant is rounded
     up, with :math:`x = k \ln(1 + \|w\|^2 / (k \sigma^2))`, which is the printed
@@ -187,20 +186,18 @@ def sam_bound(
 
     Args:
         worst_loss: max L_S(w + epsilon) in the ball; at least 0, and at most 1 if
-            ``derived``. Like all others a number or a tensor; they broadcast. A search
-            finds the maximum from below only, and the bound inherits that.
+            ``derived``. A search finds the maximum from below only, and the bound
+            inherits that.
         norm: Euclidean norm of w, or distance of w from a point that was fixed before
             the data (the centre of the prior).
-        rho: radius of the ball, positive.
+        rho: radius of the ball.
         n: training examples, more than 1.
-        k: weights, at least 1.
+        k: weights.
         delta: probability with which the bound may fail.
-        constant: put in place of Õ(1); only for the theorem as printed.
         derived: whether to give the re-derived form.
 
     Returns:
-        A ``SamBound`` of float64 tensors of the broadcast shape. Values above 1 say
-        nothing.
+        A ``SamBound``; values above 1 say nothing.
     """
     worst, norm, rho, n, k, delta = _numbers(
         worst_loss=worst_loss, norm=norm, rho=rho, n=n, k=k, delta=delta
@@ -211,8 +208,6 @@ def sam_bound(
     _require(worst >= 0, "worst_loss", "at least 0", worst_loss)
     growth = k * torch.log1p((norm / rho).square() * (1 + (n.log() / k).sqrt()) ** 2)
     if derived:
-        if constant is not None:
-            raise ValueError("the re-derived bound has no constant left to choose")
         _require(worst <= 1, "worst_loss", "at most 1 for the derived form", worst_loss)
         norm_term = growth / 4
         confidence = 0.5 * (2 * n.sqrt() / delta).log()
@@ -221,11 +216,7 @@ def sam_bound(
     else:
         norm_term = growth
         confidence = 4 * (n / delta).log()
-        if constant is None:
-            rest = 8 * (6 * n + 3 * k).log()
-        else:
-            (rest,) = _numbers(constant=constant)
-            _require(rest >= 0, "constant", "at least 0", constant)
+        rest = 8 * (6 * n + 3 * k).log()
         tail, degrees = torch.zeros_like(worst), n - 1
     complexity = tail + ((norm_term + confidence + rest) / degrees).sqrt()
     terms = (worst, complexity, norm_term, confidence, rest, tail)
@@ -239,38 +230,24 @@ def examples_needed(
     rho: Any,
     k: Any,
     delta: Any = 0.05,
-    constant: float | None = None,
     derived: bool = False,
 ) -> Tensor:
-    """How many examples bring the complexity of SAM's bound below a value.
+    """How many examples bring the complexity of SAM's bound down to a value.
 
     The complexity falls with n (as printed for every n > 1, in the re-derived form from
     n = 3 on), so halving an interval finds the place. The re-derived form is taken at a
-    worst loss of zero, where its complexity is largest.
-
-    Args:
-        complexity: the value, positive; like all others a number or a tensor.
-        norm: Euclidean norm of w.
-        rho: radius of the ball.
-        k: weights.
-        delta: probability with which the bound may fail.
-        constant: as for ``sam_bound``.
-        derived: as for ``sam_bound``.
+    worst loss of zero, where its complexity is largest. Arguments as for ``sam_bound``.
 
     Returns:
-        The smallest whole n >= 3, as a float64 tensor of the broadcast shape; exact as
-        far as float64 counts (up to 2**53).
+        The smallest whole n >= 3; exact as far as float64 counts (up to 2**53).
     """
     complexity, norm, rho, k, delta = _numbers(
         complexity=complexity, norm=norm, rho=rho, k=k, delta=delta
     )
     _require(complexity > 0, "complexity", "positive", complexity)
 
-    def enough(n):
-        bound = sam_bound(
-            0.0, norm, rho=rho, n=n, k=k, delta=delta, constant=constant,
-            derived=derived,
-        )  # fmt: skip
+    def enough(n: Tensor) -> Tensor:
+        bound = sam_bound(0.0, norm, rho=rho, n=n, k=k, delta=delta, derived=derived)
         return bound.complexity <= complexity
 
     low, high = torch.full_like(norm, 2.0), torch.full_like(norm, 2.0**53)
@@ -294,11 +271,8 @@ def kl_inverse(q: Any, c: Any) -> Tensor:
     halved until float64 cannot tell its ends apart, and the upper end is returned.
 
     Args:
-        q: in [0, 1]; like c a number or a tensor.
+        q: in [0, 1].
         c: in nats, at least 0.
-
-    Returns:
-        float64, of the broadcast shape.
     """
     q, c = _numbers(q=q, c=c)
     _require((q >= 0) & (q <= 1), "q", "in [0, 1]", q)
@@ -319,16 +293,13 @@ def kl_inverse(q: Any, c: Any) -> Tensor:
 def kl_gaussians(
     mean: Tensor, sigma: Any, prior_mean: Tensor, prior_sigma: Any
 ) -> Tensor:
-    """KL(Q || P) of two Gaussians with independent coordinates.
+    """KL(Q || P) in nats, (...), of Gaussians with independent coordinates, (..., k).
 
     Args:
-        mean: (..., k) means of Q; the arguments broadcast.
-        sigma: standard deviations of Q, positive.
+        mean: means of Q.
+        sigma: standard deviations of Q.
         prior_mean: means of P.
-        prior_sigma: standard deviations of P, positive.
-
-    Returns:
-        (...) in nats, float64.
+        prior_sigma: standard deviations of P.
     """
     mean, sigma, prior_mean, prior_sigma = _numbers(
         mean=mean, sigma=sigma, prior_mean=prior_mean, prior_sigma=prior_sigma
@@ -350,14 +321,13 @@ def pac_bayes_kl_bound(
     [0, 1] and a prior P that does not depend on the training set.
 
     Args:
-        empirical_risk: E_Q L_S in [0, 1], or an upper limit for it; like the others a
-            number or a tensor.
-        kl: KL(Q || P) in nats, at least 0.
-        n: training examples, at least 1.
+        empirical_risk: E_Q L_S in [0, 1], or an upper limit for it.
+        kl: KL(Q || P) in nats.
+        n: training examples.
         delta: probability with which the bound may fail.
 
     Returns:
-        The upper limit of E_Q L_D, float64, of the broadcast shape.
+        The upper limit of E_Q L_D.
     """
     risk, kl, n, delta = _numbers(
         empirical_risk=empirical_risk, kl=kl, n=n, delta=delta
@@ -376,12 +346,9 @@ def monte_carlo_bound(mean: Any, samples: Any, delta: Any = 0.01) -> Tensor:
     ln(1 / delta) / samples) with probability at most delta (Hoeffding 1963, Theorem 1).
 
     Args:
-        mean: average of the samples, in [0, 1]; like the others a number or a tensor.
-        samples: their number, at least 1.
+        mean: average of the samples.
+        samples: their number.
         delta: probability with which the limit may fail.
-
-    Returns:
-        float64, of the broadcast shape.
     """
     mean, samples, delta = _numbers(mean=mean, samples=samples, delta=delta)
     _require(samples >= 1, "samples", "at least 1", samples)
@@ -393,20 +360,15 @@ def monte_carlo_bound(mean: Any, samples: Any, delta: Any = 0.01) -> Tensor:
 def gibbs_errors(
     net: Network, data: Any, mean: Tensor, sigma: Tensor, *, samples: int, seed: int
 ) -> Tensor:
-    """The 0-1 error of weights drawn from a Gaussian, one value per draw.
-
-    Draws are evaluated as members, many at once.
+    """The 0-1 error of weights drawn from a Gaussian, one float64 value per draw.
 
     Args:
         net: the network.
         data: whatever ``Loss`` takes.
-        mean: (k,) means.
+        mean: (k,).
         sigma: (k,) standard deviations.
-        samples: number of draws, at least 1.
+        samples: number of draws.
         seed: of the draws.
-
-    Returns:
-        (samples,) fractions of wrong examples, float64.
     """
     _check_point(net, mean, "mean")
     _check_point(net, sigma, "sigma")
@@ -435,10 +397,8 @@ def optimise_pac_bayes(
     seed: int,
     steps: int = 4000,
     batch_size: int = 256,
-    draws: int = 1,
     learning_rate: float = 1e-2,
     sigma: float = 0.03,
-    prior_sigmas: Any = None,
     samples: int = 10_000,
     delta: float = 0.04,
     delta_mc: float = 0.01,
@@ -450,12 +410,12 @@ def optimise_pac_bayes(
     :math:`(\sqrt{l + c/2} + \sqrt{c/2})^2` with :math:`c = (KL + \ln(2 \sqrt n g /
     \delta)) / n` (Pérez-Ortiz et al. 2021, ``f_quad``), where l is the cross-entropy
     in bits of noisy weights, which bounds the 0-1 loss from above. On the way the
-    prior's standard deviation is the best one; in the end it is chosen from a grid of g
-    values, each with the share :math:`\delta / g` (as Dziugaite and Roy 2017 do on an
-    infinite grid). The certificate is for the 0-1 loss, from fresh draws, whatever the
-    optimisation did. The PAC-Bayes bound holds for all posteriors at once, so the best
-    of several runs with the same prior may be reported, with ``delta_mc`` once for each
-    run.
+    prior's standard deviation is the best one; in the end it is chosen from g = 64
+    values from 0.001 to 1 in equal ratios, each with the share :math:`\delta / g` (as
+    Dziugaite and Roy 2017 do on an infinite grid). The certificate is for the 0-1 loss,
+    from fresh draws, whatever the optimisation did. The PAC-Bayes bound holds for all
+    posteriors at once, so the best of several runs with the same prior may be reported,
+    with ``delta_mc`` once for each run.
 
     Args:
         net: the network.
@@ -466,37 +426,22 @@ def optimise_pac_bayes(
         seed: of batches and draws; nothing global is touched.
         steps: of Adam.
         batch_size: examples per step.
-        draws: weights drawn per step.
         learning_rate: of Adam; it falls to zero along a cosine.
         sigma: standard deviation to start from.
-        prior_sigmas: the grid, positive and fixed without these data; by default 64
-            values from 1e-3 to 1, in equal ratios.
-        samples: Monte-Carlo draws of the certificate, at least 10 000.
+        samples: Monte-Carlo draws of the certificate.
         delta: probability with which the PAC-Bayes bound may fail.
         delta_mc: probability with which the Monte-Carlo limit may fail.
-
-    Returns:
-        A ``Certificate``.
     """
     _check_point(net, prior, "prior")
     _check_point(net, start, "start")
-    if samples < 10_000:
-        raise ValueError(f"samples is {samples}, expected at least 10000")
-    for name, count in (("steps", steps), ("batch_size", batch_size), ("draws", draws)):
-        if count < 1:
-            raise ValueError(f"{name} is {count}, expected at least 1")
-    if not (sigma > 0 and learning_rate > 0):
+    if min(steps, batch_size) < 1 or not (sigma > 0 and learning_rate > 0):
         raise ValueError(
-            f"sigma and learning_rate must be positive, got {sigma}, {learning_rate}"
+            "steps, batch_size, sigma and learning_rate must be positive, got "
+            f"{(steps, batch_size, sigma, learning_rate)}"
         )
-    for name, value in (("delta", delta), ("delta_mc", delta_mc)):
-        _check_delta(_numbers(delta=value)[0], name)
-    if prior_sigmas is None:
-        prior_sigmas = torch.logspace(-3, 0, 64, dtype=torch.float64, device="cpu")
-    (grid,) = _numbers(prior_sigmas=prior_sigmas)
-    grid = grid.reshape(-1)
-    _require(grid > 0, "prior_sigmas", "positive", prior_sigmas)
-
+    for value in (delta, delta_mc):
+        _check_delta(*_numbers(delta=value))
+    grid = torch.logspace(-3, 0, 64, dtype=torch.float64, device="cpu")
     loss = Loss(net, data)
     if loss.y.ndim != 1:
         raise ValueError(
@@ -504,11 +449,8 @@ def optimise_pac_bayes(
         )
     prior = prior.detach().to(start)
     share = delta / len(grid)
-    mean, spread = _descend(
-        loss, prior, start.detach(), sigma, seed, steps, batch_size, draws,
-        learning_rate, math.log(2 * math.sqrt(loss.n) / share),
-    )  # fmt: skip
-
+    how = (steps, batch_size, learning_rate, math.log(2 * math.sqrt(loss.n) / share))
+    mean, spread = _descend(loss, prior, start.detach(), sigma, seed, *how)
     data = (loss.x, loss.y)
     errors = gibbs_errors(net, data, mean, spread, samples=samples, seed=seed)
     risk = errors.mean().clamp(0, 1)
@@ -540,7 +482,15 @@ def _check_point(net: Network, w: Any, name: str) -> None:
 
 
 def _descend(
-    loss, prior, start, sigma, seed, steps, batch_size, draws, rate, confidence
+    loss: Loss,
+    prior: Tensor,
+    start: Tensor,
+    sigma: float,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    rate: float,
+    confidence: float,
 ) -> tuple[Tensor, Tensor]:
     """Means and standard deviations that make the relaxed bound small."""
     net, n = loss.net, loss.n
@@ -554,7 +504,7 @@ def _descend(
         index = torch.randint(
             n, (min(batch_size, n),), generator=batches, device="cpu"
         ).to(start.device)
-        z = torch.randn(draws, net.k, generator=noise, dtype=start.dtype, device="cpu")
+        z = torch.randn(1, net.k, generator=noise, dtype=start.dtype, device="cpu")
         with torch.enable_grad():
             spread = log_sigma.exp()
             w = mean + spread * z.to(start.device)

@@ -6,7 +6,7 @@ import random
 import tarfile
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,7 +50,7 @@ class Examples:
     y: Tensor
     clean_y: Tensor = None  # type: ignore[assignment]  # y where not given
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.clean_y is None:
             object.__setattr__(self, "clean_y", self.y)
         if not (isinstance(self.x, Tensor) and self.x.is_floating_point()):
@@ -58,26 +58,22 @@ class Examples:
                 f"x must be a floating-point tensor, got {_kind(self.x)}; "
                 "Dataset.from_arrays converts arrays"
             )
-        for name, labels in (("y", self.y), ("clean_y", self.clean_y)):
-            if not (isinstance(labels, Tensor) and labels.dtype == torch.int64):
-                raise TypeError(f"{name} must be an int64 tensor, got {_kind(labels)}")
-        if self.x.ndim < 2 or len(self.x) == 0:
+        n = len(self.x) if self.x.ndim > 1 else 0
+        if n == 0:
             raise ValueError(
                 f"x must have shape (n, ...) with n >= 1, got {tuple(self.x.shape)}"
             )
-        n = len(self.x)
-        if self.y.ndim < 1 or self.y.shape[-1] != n:
-            raise ValueError(
-                f"y must have shape ({n},) or (..., {n}) to fit x, "
-                f"got {tuple(self.y.shape)}"
-            )
-        if self.clean_y.shape != (n,):
-            raise ValueError(
-                f"clean_y must have shape ({n},) to fit x, "
-                f"got {tuple(self.clean_y.shape)}"
-            )
-        if not torch.isfinite(self.x).all():
-            bad = int((~torch.isfinite(self.x)).flatten(1).any(1).sum())
+        for name, labels in (("y", self.y), ("clean_y", self.clean_y)):
+            if not (isinstance(labels, Tensor) and labels.dtype == torch.int64):
+                raise TypeError(f"{name} must be an int64 tensor, got {_kind(labels)}")
+            if labels.shape[-1:] != (n,) or (name == "clean_y" and labels.ndim > 1):
+                own = f" or (..., {n})" if name == "y" else ""
+                raise ValueError(
+                    f"{name} must have shape ({n},){own} to fit x, got "
+                    f"{tuple(labels.shape)}"
+                )
+        if not self.x.isfinite().all():
+            bad = int((~self.x.isfinite()).flatten(1).any(1).sum())
             raise ValueError(f"x holds NaN or infinite values in {bad} of {n} examples")
 
     def __len__(self) -> int:
@@ -96,16 +92,12 @@ class Examples:
         """Where the label to be learned is wrong: bool, shape of ``y``."""
         return self.y != self.clean_y
 
-    def to(self, device=None, dtype=None):
-        """Move to a device, and convert the inputs to a floating-point dtype.
-
-        Args:
-            device: a ``torch.device`` or its name; None leaves it.
-            dtype: of ``x``; None leaves it.
-
-        Returns:
-            Examples, sharing memory where nothing changes.
-        """
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "Examples":
+        """Move to a device, and convert the inputs to a floating-point dtype."""
         check_dtype(dtype or self.x.dtype, device or self.x.device)
         return Examples(
             self.x.to(device=device, dtype=dtype),
@@ -132,7 +124,7 @@ class Dataset:
     classes: int
     name: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for split in ("train", "validation", "test"):
             examples = getattr(self, split)
             for labels in (examples.y, examples.clean_y):
@@ -149,27 +141,16 @@ class Dataset:
                     f"{tuple(self.train.x.shape[1:])}"
                 )
 
-    def to(self, device=None, dtype=None):
-        """Move all splits to a device, and convert the inputs to a dtype.
-
-        Args:
-            device: a ``torch.device`` or its name; None leaves it.
-            dtype: of the inputs; None leaves it.
-
-        Returns:
-            A ``Dataset``.
-        """
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "Dataset":
+        """Move all splits to a device, and convert the inputs to a dtype."""
         return self._map(lambda examples: examples.to(device, dtype))
 
     def subset(self, n: int) -> "Dataset":
-        """Keep only the first examples of the train split.
-
-        Args:
-            n: how many, 1 to ``len(train)``.
-
-        Returns:
-            A ``Dataset`` with the same validation and test splits.
-        """
+        """Keep the first n examples of the train split, and the other splits whole."""
         if not 1 <= n <= len(self.train):
             raise ValueError(
                 f"n must lie in 1..{len(self.train)}, the size of the train split; "
@@ -207,30 +188,25 @@ class Dataset:
         """
         rest = _examples(x, y)
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(rest)))
-        splits = {}
+        splits: dict[str, Examples] = {}
         used = 0
         for split, given in (("test", test), ("validation", validation)):
             if not isinstance(given, int | float):
-                inputs, labels = given
-                splits[split] = _examples(inputs, labels)
+                splits[split] = _examples(*given)
                 continue
             if not 0 < given < 1:
                 raise ValueError(
                     f"{split} must be a pair (x, y) or a fraction in (0, 1), "
                     f"got {given}"
                 )
-            count = round(given * len(rest))
-            splits[split] = order[used : used + count]
-            used += count
-            if count == 0 or used >= len(rest):
+            part = order[used : used + round(given * len(rest))]
+            used += len(part)
+            if len(part) == 0 or used >= len(rest):
                 raise ValueError(
                     f"{len(rest)} examples are too few to split off test={test} and "
                     f"validation={validation}"
                 )
-        splits = {
-            split: rest[part] if isinstance(part, Tensor) else part
-            for split, part in splits.items()
-        }
+            splits[split] = rest[part]
         # Untouched where nothing is split off, so that the user's order stays.
         train = rest[order[used:]] if used else rest
         if classes is None:
@@ -241,28 +217,20 @@ class Dataset:
         self, change: Callable[[Examples], Examples], name: str | None = None
     ) -> "Dataset":
         """Apply a function of Examples to each split."""
-        return replace(
-            self,
-            train=change(self.train),
-            validation=change(self.validation),
-            test=change(self.test),
-            name=name or self.name,
-        )
+        train, check, test = map(change, (self.train, self.validation, self.test))
+        return Dataset(train, check, test, self.classes, name or self.name)
 
 
 # -- the data sets -------------------------------------------------------------------
 
 
 def digits(seed: int = 0, standardize: bool = True) -> Dataset:
-    """Load scikit-learn's 1,797 handwritten digits of 8 by 8 pixels.
+    """Load scikit-learn's 1,797 handwritten digits, (n, 1, 8, 8), of 10 classes.
 
     Args:
         seed: of the split into 1,000 train, 297 validation and 500 test examples.
         standardize: divide by one mean and standard deviation, those of all pixels of
             the train split; False leaves intensities in [0, 1].
-
-    Returns:
-        A ``Dataset`` of 10 classes; inputs (n, 1, 8, 8).
     """
     datasets = needs("sklearn.datasets")
     bunch = datasets.load_digits()
@@ -272,17 +240,13 @@ def digits(seed: int = 0, standardize: bool = True) -> Dataset:
 
 
 def mnist1d(
-    seed: int = 0,
-    train: int = 4000,
-    validation: int = 1000,
-    test: int = 8000,
-    cache: str | Path | None = None,
+    seed: int = 0, train: int = 4000, validation: int = 1000, test: int = 8000
 ) -> Dataset:
-    """Draw the MNIST-1D signals: ten digits as noisy curves of 40 points.
+    """Draw the MNIST-1D signals, (n, 1, 40): ten digits as noisy curves of 40 points.
 
-    The generator of the ``mnist1d`` package makes all splits in one draw, which is
-    kept in the cache; inputs are standardised by one mean and standard deviation,
-    those of the train split.
+    The generator of the ``mnist1d`` package makes all splits in one draw, which is kept
+    in the folder ``FLATLAB_CACHE`` or the user's cache; inputs are standardised by one
+    mean and standard deviation, those of the train split.
 
     Args:
         seed: of the draw.
@@ -291,30 +255,28 @@ def mnist1d(
         validation: number of validation examples.
         test: number of test examples; many, so that accuracies are not limited by
             them.
-        cache: folder for the draw; by default ``FLATLAB_CACHE`` or the user's cache.
-
-    Returns:
-        A ``Dataset`` of 10 classes; inputs (n, 1, 40).
     """
-    for split, size in (("train", train), ("validation", validation), ("test", test)):
-        if size < 1:
-            raise ValueError(f"{split} must be at least 1, got {size}")
+    if min(train, validation, test) < 1:
+        raise ValueError(
+            "train, validation and test must be at least 1, got "
+            f"{(train, validation, test)}"
+        )
     total = train + validation + test
-    path = _cache_path(cache, f"mnist1d-seed{seed}-{total}.npz")
-    stored = _read_npz(path)
-    if stored is None:
-        # Find out that the folder is read-only before working, not after.
-        _check_writable(path.parent)
-        stored = _draw_mnist1d(seed, total)
-        _write_npz(path, **stored)
-    x = stored["x"][:total, None]
-    return _split(x, stored["y"][:total], train, validation, "mnist1d")
+    path = _cache() / f"mnist1d-seed{seed}-{total}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as stored:
+            x, y = stored["x"], stored["y"]
+    else:
+        x, y = _draw_mnist1d(seed, total)
+        with suppress(OSError):  # a folder that cannot be written costs time only
+            _write_npz(path, x, y)
+    return _split(x[:total, None], y[:total], train, validation, "mnist1d")
 
 
 def twelve_bits(
     seed: int = 0, fraction: float = 0.85, validation: float = 0.05
 ) -> Dataset:
-    """Compute the task of Shwartz-Ziv and Tishby: all patterns of 12 bits.
+    """Compute the task of Shwartz-Ziv and Tishby: all patterns of 12 bits, (n, 12).
 
     The bits stand for the vertices of an icosahedron. A pattern has label 1 where the
     number of its bits plus 1.115 times the length of the sum of their vertices exceeds
@@ -329,8 +291,6 @@ def twelve_bits(
         validation: fraction of the patterns for the validation split; the test split
             is what remains.
 
-    Returns:
-        A ``Dataset`` of 2 classes; inputs (n, 12), zeros and ones.
     """
     train, held_out = round(4096 * fraction), round(4096 * validation)
     if train < 1 or held_out < 1 or train + held_out >= 4096:
@@ -347,64 +307,49 @@ def twelve_bits(
     return Dataset(learn, check, rest, 2, "twelve_bits")
 
 
-def cifar10(
-    seed: int = 0,
-    validation: int = 5000,
-    cache: str | Path | None = None,
-    base_url: str = CIFAR10_URL,
-    checksum: str = CIFAR10_CHECKSUM,
-) -> Dataset:
-    """Load CIFAR-10 from its binary archive, downloaded on first use (162 MB).
+def cifar10(seed: int = 0, validation: int = 5000) -> Dataset:
+    """Load CIFAR-10, (n, 3, 32, 32), from its binary archive.
+
+    Downloaded on first use (162 MB) into the folder ``FLATLAB_CACHE`` or the user's
+    cache. Standardised by one mean and standard deviation of the train split.
 
     Args:
         seed: of the choice of validation examples among the 50,000 to train on.
         validation: number of validation examples.
-        cache: folder for the archive; by default ``FLATLAB_CACHE`` or the user's cache.
-        base_url: address of the folder that holds ``cifar-10-binary.tar.gz``.
-        checksum: ``"<algorithm>:<hex digest>"`` that the archive must have.
-
-    Returns:
-        A ``Dataset`` of 10 classes; inputs (n, 3, 32, 32), standardised by one mean
-        and standard deviation of the train split.
     """
-    path = _fetch("cifar-10-binary.tar.gz", base_url, checksum, cache)
-    folder = "cifar-10-batches-bin"
+    path = _fetch("cifar-10-binary.tar.gz", CIFAR10_URL, CIFAR10_CHECKSUM)
+    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
     with tarfile.open(path) as archive:
-        learn = [
-            _read_cifar(archive, f"{folder}/data_batch_{i}.bin") for i in range(1, 6)
-        ]
-        test = _read_cifar(archive, f"{folder}/test_batch.bin")
-    x, y = (np.concatenate(parts) for parts in zip(*learn, strict=True))
-    return _with_test_split(x, y, *test, validation, seed, "cifar10")
+        files = [archive.extractfile(f"cifar-10-batches-bin/{name}") for name in names]
+        content = [file.read() for file in files if file is not None]
+    # a label and three channels of 32 by 32 pixels
+    records = np.frombuffer(b"".join(content), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+    x, y = records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+    return _with_test_split(x, y, len(content[-1]) // 3073, validation, seed, "cifar10")
 
 
-def fashion_mnist(
-    seed: int = 0,
-    validation: int = 5000,
-    cache: str | Path | None = None,
-    base_url: str = FASHION_MNIST_URL,
-    checksums: dict[str, str] = FASHION_MNIST_CHECKSUMS,
-) -> Dataset:
-    """Load Fashion-MNIST, downloaded on first use (30 MB).
+def fashion_mnist(seed: int = 0, validation: int = 5000) -> Dataset:
+    """Load Fashion-MNIST, (n, 1, 28, 28).
+
+    Downloaded on first use (30 MB) into the folder ``FLATLAB_CACHE`` or the user's
+    cache. Standardised by one mean and standard deviation of the train split.
 
     Args:
         seed: of the choice of validation examples among the 60,000 to train on.
         validation: number of validation examples.
-        cache: folder for the files; by default ``FLATLAB_CACHE`` or the user's cache.
-        base_url: address of the folder that holds the four files.
-        checksums: maps each file name to ``"<algorithm>:<hex digest>"``.
-
-    Returns:
-        A ``Dataset`` of 10 classes; inputs (n, 1, 28, 28), standardised by one mean
-        and standard deviation of the train split.
     """
-    x, y, test_x, test_y = (
-        _read_idx(_fetch(name, base_url, checksums[name], cache))
-        for name in FASHION_MNIST_CHECKSUMS
-    )
-    return _with_test_split(
-        x[:, None], y, test_x[:, None], test_y, validation, seed, "fashion_mnist"
-    )
+    images, labels = [], []
+    for name, checksum in FASHION_MNIST_CHECKSUMS.items():
+        content = gzip.decompress(
+            _fetch(name, FASHION_MNIST_URL, checksum).read_bytes()
+        )
+        if "images" in name:
+            pixels = np.frombuffer(content, np.uint8, offset=16)
+            images.append(pixels.reshape(-1, 1, 28, 28))
+        else:
+            labels.append(np.frombuffer(content, np.uint8, offset=8))
+    x, y, test = np.concatenate(images), np.concatenate(labels), len(images[1])
+    return _with_test_split(x, y, test, validation, seed, "fashion_mnist")
 
 
 # The quadrants where stars and where moons stand: (row, column), each 0 or 1.
@@ -449,19 +394,18 @@ def stars_and_moons(
         to within one; inputs (n, 1, 20, 20) in [0, 1].
     """
     places = [placement, placement, test_placement or placement]
-    for name in places:
-        if name not in PLACEMENTS:
+    for place in places:
+        if place not in PLACEMENTS:
             raise ValueError(
-                f"unknown placement {name!r}; known are {', '.join(PLACEMENTS)}"
+                f"unknown placement {place!r}; known are {', '.join(PLACEMENTS)}"
             )
-    splits: list[Examples] = []
-    for i, (split, n) in enumerate(
-        {"train": train, "validation": validation, "test": test}.items()
-    ):
-        if n < 1:
-            raise ValueError(f"{split} must be at least 1, got {n}")
-        rng = np.random.default_rng([seed, i])
-        splits.append(_draw_stars_and_moons(n, PLACEMENTS[places[i]], rng))
+    sizes = (train, validation, test)
+    if min(sizes) < 1:
+        raise ValueError(f"train, validation and test must be at least 1, got {sizes}")
+    splits = [
+        _draw_stars_and_moons(n, PLACEMENTS[place], np.random.default_rng([seed, i]))
+        for i, (n, place) in enumerate(zip(sizes, places, strict=True))
+    ]
     name = f"stars_and_moons, {placement}"
     if places[2] != placement:
         name += f", tested {places[2]}"
@@ -532,13 +476,6 @@ def shuffled_pixels(data: Dataset, seed: int = 0) -> Dataset:
 
     Train, validation and test images are permuted alike, so that there is as much to
     learn as before (Zhang et al. 2017, section 2.1). Channels of a pixel stay together.
-
-    Args:
-        data: a ``Dataset``.
-        seed: of the permutation.
-
-    Returns:
-        A ``Dataset`` with inputs of the same shape.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(_pixels(data.train.x).shape[-1])
@@ -555,13 +492,6 @@ def random_pixels(data: Dataset, seed: int = 0) -> Dataset:
     """Apply a fresh random permutation to the pixels of each image.
 
     Zhang et al. (2017), section 2.1. Channels of a pixel stay together.
-
-    Args:
-        data: a ``Dataset``.
-        seed: of the permutations.
-
-    Returns:
-        A ``Dataset`` with inputs of the same shape.
     """
     rng = np.random.default_rng(seed)
 
@@ -579,13 +509,6 @@ def gaussian_inputs(data: Dataset, seed: int = 0) -> Dataset:
 
     Zhang et al. (2017), section 2.1; the mean and variance are those of all pixels of
     the train split.
-
-    Args:
-        data: a ``Dataset``.
-        seed: of the noise.
-
-    Returns:
-        A ``Dataset`` with inputs of the same shape.
     """
     rng = np.random.default_rng(seed)
     mean, std = float(data.train.x.mean()), float(data.train.x.std())
@@ -600,13 +523,13 @@ def gaussian_inputs(data: Dataset, seed: int = 0) -> Dataset:
 # -- helpers -------------------------------------------------------------------------
 
 
-def _kind(value):
+def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype}"
     return type(value).__name__
 
 
-def _examples(x, y):
+def _examples(x: Any, y: Any) -> Examples:
     """Examples from arrays or tensors of any numeric dtype."""
     x, y = (
         values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
@@ -635,14 +558,14 @@ def _split(x, y, train, validation, name, standardize=True):
     return Dataset(learn, check, rest, 10, name)
 
 
-def _standardised(x, reference):
+def _standardised(x: Tensor, reference: Tensor) -> Tensor:
     """One scale for all splits: one per split would bend the test set."""
     reference = reference.double()
     mean, std = reference.mean(), reference.std(correction=0)
     return ((x.double() - mean) / std).float()
 
 
-def _icosahedron():
+def _icosahedron() -> np.ndarray:
     """Unit vectors to the 12 vertices, (12, 3)."""
     golden = (1 + np.sqrt(5)) / 2
     corners = [(0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
@@ -650,28 +573,24 @@ def _icosahedron():
     return np.array(vertices) / np.sqrt(1 + golden**2)
 
 
-def _with_test_split(x, y, test_x, test_y, validation, seed, name):
-    """Split validation examples off byte images that come with a test set."""
-    if not 1 <= validation < len(y):
-        raise ValueError(f"validation must lie in 1..{len(y) - 1}, got {validation}")
-    order = np.random.default_rng(seed).permutation(len(y))
-    pixels = torch.from_numpy(x[order]).float()
+def _with_test_split(
+    x: np.ndarray, y: np.ndarray, test: int, validation: int, seed: int, name: str
+) -> Dataset:
+    """Split validation examples off byte images, the last of which are the test set."""
+    n = len(y) - test
+    if not 1 <= validation < n:
+        raise ValueError(f"validation must lie in 1..{n - 1}, got {validation}")
+    order = np.append(np.random.default_rng(seed).permutation(n), np.arange(n, len(y)))
+    pixels, labels = torch.from_numpy(x[order]).float(), torch.from_numpy(y[order])
     # In float32 and without a float64 copy: CIFAR-10 has 184 million pixels.
-    reference = pixels[validation:]
-    mean, std = reference.mean(), reference.std()
-    labels = torch.from_numpy(y[order]).long()
-    held_out = torch.from_numpy(np.array(test_x)).float()
-    pixels, held_out = (pixels - mean) / std, (held_out - mean) / std
-    return Dataset(
-        Examples(pixels[validation:], labels[validation:]),
-        Examples(pixels[:validation], labels[:validation]),
-        Examples(held_out, torch.from_numpy(np.array(test_y)).long()),
-        10,
-        name,
-    )
+    reference = pixels[validation:n]
+    pixels = (pixels - reference.mean()) / reference.std()
+    parts = slice(validation, n), slice(validation), slice(n, None)
+    learn, check, rest = (Examples(pixels[part], labels[part].long()) for part in parts)
+    return Dataset(learn, check, rest, 10, name)
 
 
-def _draw_stars_and_moons(n, quadrants, rng):
+def _draw_stars_and_moons(n: int, quadrants: Any, rng: np.random.Generator) -> Examples:
     """Examples with one shape each, in one of the quadrants of its class."""
     y = rng.permutation(np.arange(n) % 2)
     patches = _draw_patches(y, rng)
@@ -685,7 +604,9 @@ def _draw_stars_and_moons(n, quadrants, rng):
     return Examples(torch.from_numpy(x), torch.from_numpy(y))
 
 
-def _draw_patches(y, rng, size=10, fine=4):
+def _draw_patches(
+    y: np.ndarray, rng: np.random.Generator, size: int = 10, fine: int = 4
+) -> np.ndarray:
     """Stars (y = 0) and crescents (y = 1) of size by size pixels.
 
     A pixel is the covered share of ``fine`` by ``fine`` points in it.
@@ -716,19 +637,21 @@ def _draw_patches(y, rng, size=10, fine=4):
     return covered.reshape(n, size, fine, size, fine).mean((2, 4))
 
 
-def _label_draw(truth, classes, seed):
+def _label_draw(
+    truth: np.ndarray, classes: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The order in which examples are hit, and the label that each would get."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(truth))
     return order, rng.integers(classes, size=len(truth))
 
 
-def _pixels(x):
+def _pixels(x: Tensor) -> Tensor:
     """View inputs as (n, channels, pixels); plain features count as pixels."""
     return x.flatten(2) if x.ndim > 2 else x[:, None]
 
 
-def _draw_mnist1d(seed, total):
+def _draw_mnist1d(seed: int, total: int) -> tuple[np.ndarray, np.ndarray]:
     generator = needs("mnist1d.data")
     args = generator.get_dataset_args()
     args.seed = seed
@@ -736,7 +659,7 @@ def _draw_mnist1d(seed, total):
     args.train_split = 1.0
     with _global_random_state():
         made = generator.make_dataset(args)
-    return {"x": made["x"].astype(np.float32), "y": made["y"]}
+    return made["x"].astype(np.float32), made["y"]
 
 
 @contextmanager
@@ -750,41 +673,17 @@ def _global_random_state():
         np.random.set_state(numpy)
 
 
-def _cache_path(cache, name):
-    folder = cache or os.environ.get("FLATLAB_CACHE")
-    if not folder:
-        folder = needs("pooch").os_cache("flatlab")
-    return Path(folder).expanduser() / name
+def _cache() -> Path:
+    folder = os.environ.get("FLATLAB_CACHE") or needs("pooch").os_cache("flatlab")
+    return Path(folder).expanduser()
 
 
-def _check_writable(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"the cache folder {folder} cannot be written ({error.strerror}): set "
-            "FLATLAB_CACHE, or the argument cache, to a folder that can"
-        ) from error
-
-
-def _read_npz(path):
-    """Arrays of a cached file, or None where there is none that can be read."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {"x": stored["x"], "y": stored["y"]}
-    except FileNotFoundError:
-        return None
-    except Exception:  # a damaged archive raises many things; it is made anew
-        return None
-
-
-def _write_npz(path, **arrays):
+def _write_npz(path: Path, x: np.ndarray, y: np.ndarray) -> None:
     """Write at once or not at all: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
-            np.savez(file, **arrays)
+            np.savez(file, x=x, y=y)
             file.close()
             os.replace(file.name, path)
         except BaseException:
@@ -793,48 +692,12 @@ def _write_npz(path, **arrays):
             raise
 
 
-def _fetch(name, base_url, checksum, cache):
-    """Download a file into the cache unless it is there already and as it should be."""
+def _fetch(name: str, base_url: str, checksum: str) -> Path:
+    """A file of the cache, downloaded unless it is there already and as it should be.
+
+    Who cannot download puts the file there by hand.
+    """
     pooch = needs("pooch")
-    path = _cache_path(cache, name)
-    if path.exists() and pooch.hashes.hash_matches(str(path), checksum):
-        return path
-    _check_writable(path.parent)
-    url = base_url.rstrip("/") + "/" + name
     show = wanted() and find_spec("tqdm") is not None
-    part = path.with_name(f"{name}.{os.getpid()}.part")
-    try:
-        downloader = pooch.HTTPDownloader(progressbar=show, chunk_size=1 << 16)
-        try:
-            downloader(url, str(part), None)
-        except Exception as error:
-            raise OSError(
-                f"downloading {url} failed ({error}); try again, or put the file "
-                f"at {path} yourself"
-            ) from error
-        if not pooch.hashes.hash_matches(str(part), checksum):
-            found = pooch.file_hash(str(part), alg=checksum.split(":")[0])
-            raise ValueError(
-                f"{url} is not the file expected: its checksum is {found}, not "
-                f"{checksum}. Nothing was kept."
-            )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def _read_cifar(archive, name):
-    """Images (n, 3, 32, 32) and labels (n,) of one file of records of 3,073 bytes."""
-    records = np.frombuffer(archive.extractfile(name).read(), np.uint8)
-    records = records.reshape(-1, 1 + 3 * 32 * 32)
-    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
-
-
-def _read_idx(path):
-    """Array of a gzipped IDX file of bytes: magic, sizes as big-endian int32, data."""
-    with gzip.open(path) as file:
-        content = file.read()
-    ndim = content[3]
-    shape = np.frombuffer(content, ">i4", ndim, offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+    loader = pooch.HTTPDownloader(progressbar=show)
+    return Path(pooch.retrieve(base_url + name, checksum, name, _cache(), None, loader))

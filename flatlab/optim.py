@@ -79,16 +79,7 @@ class SAM(Optimizer):
         module: the model. Needed to update running statistics and all other buffers
             only once per step, and to know which parameters form a layer.
 
-    Raises:
-        TypeError: an argument is of the wrong kind, a parameter is complex, or the
-            base optimizer needs a closure itself (LBFGS).
-        ValueError: no parameter of the optimizer is trained, one is not in ``module``,
-            they lie on several devices, or the neighbourhood is scaled by layer and
-            there is no ``module``.
-
-    Reference:
-        Foret et al., Sharpness-Aware Minimization for Efficiently Improving
-        Generalization, ICLR 2021, equations (2) and (3); Kwon et al., ASAM, ICML 2021.
+    Reference: Foret et al. (2021), equations 2 and 3; Kwon et al. (2021).
     """
 
     # GradScaler then announces itself by an attribute ``grad_scale``, which `step`
@@ -117,8 +108,6 @@ class SAM(Optimizer):
                 "cannot be the base optimizer"
             )
         check_set(neighbourhood)
-        if module is not None and not isinstance(module, nn.Module):
-            raise TypeError(f"module is {type(module).__name__}, expected an nn.Module")
         # an optimizer without state of its own is set up like an unpickled one
         self.__setstate__(
             {
@@ -154,36 +143,20 @@ class SAM(Optimizer):
         return self.base.state
 
     def state_dict(self) -> dict:
-        """The base optimizer's ``state_dict``; SAM has nothing to add.
-
-        Returns:
-            What ``load_state_dict`` of this or of the base optimizer takes.
-        """
+        """The base optimizer's ``state_dict``; SAM has nothing to add."""
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load a state into the base optimizer.
-
-        Args:
-            state_dict: of a SAM optimizer, or of its base optimizer.
-        """
+        """Load the state of a SAM optimizer, or of its base optimizer."""
         self.base.load_state_dict(state_dict)
 
     def add_param_group(self, param_group: dict) -> None:
-        """Add a group to the base optimizer.
-
-        Args:
-            param_group: as for any ``torch.optim.Optimizer``.
-        """
+        """Add a group to the base optimizer."""
         self.base.add_param_group(param_group)
         self._parameters()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of all parameters.
-
-        Args:
-            set_to_none: whether to drop them, or to fill them with zeros.
-        """
+        """Drop the gradients of all parameters, or fill them with zeros."""
         if not set_to_none:
             super().zero_grad(set_to_none=False)
             return
@@ -196,9 +169,7 @@ class SAM(Optimizer):
 
     @torch.no_grad()
     def step(
-        self,
-        closure: Callable[[], Tensor] | Sequence[Callable[[], Tensor]],
-        weights: Sequence[float] | None = None,
+        self, closure: Callable[[], Tensor] | Sequence[Callable[[], Tensor]]
     ) -> Tensor:
         """Take one step.
 
@@ -214,18 +185,10 @@ class SAM(Optimizer):
             closure: computes the loss, calls ``backward`` and returns the loss; called
                 twice, at w and at w + ε. A list of closures, one per micro-batch, gives
                 m-sharpness: every micro-batch has its own ε, from its own gradient at
-                w, and their second gradients are averaged.
-            weights: of the micro-batches in that average, such as their numbers of
-                examples, positive; by default all alike.
+                w, and the mean of their second gradients is taken.
 
         Returns:
-            The loss at w, as the closure gave it; of several, their weighted average.
-
-        Raises:
-            TypeError: there is no closure, or a gradient is sparse.
-            ValueError: there are no closures in the list, or not one positive weight
-                for each.
-            RuntimeError: a ``GradScaler`` takes the step.
+            The loss at w, as the closure gave it; of several, their mean.
         """
         if hasattr(self, "grad_scale"):
             raise RuntimeError(
@@ -233,35 +196,30 @@ class SAM(Optimizer):
                 "cannot unscale it. Use bfloat16 autocast without a scaler, "
                 "and call optimizer.step(closure)"
             )
-        single = callable(closure)
-        closures = [closure] if single else _callables(closure)
-        shares = _shares(weights, len(closures))
-        parameters = self._parameters()
+        closures = _callables(closure)
+        share, parameters = 1 / len(closures), self._parameters()
         average: list[Tensor | None] = [None] * len(parameters)
         losses = []
-        for share, compute in zip(shares, closures, strict=True):
+        for compute in closures:
             loss, finite = self._two_passes(parameters, compute)
             losses.append(loss)
             if not finite:
                 self.skipped += 1
                 self.zero_grad()
                 break
-            if single:
-                continue
+            if len(closures) == 1:
+                self.base.step()
+                break
             for i, p in enumerate(parameters):
                 if p.grad is not None:
                     part, sofar = p.grad * share, average[i]
                     average[i] = part if sofar is None else sofar + part
         else:
-            if not single:
-                for p, gradient in zip(parameters, average, strict=True):
-                    p.grad = gradient
+            for p, gradient in zip(parameters, average, strict=True):
+                p.grad = gradient
             self.base.step()
-        if single:
-            return losses[0]
-        done = shares[: len(losses)]
-        total: Any = sum(s * l for s, l in zip(done, losses, strict=True))
-        return total / sum(done)
+        total: Any = sum(losses[1:], losses[0])
+        return total / len(losses) if len(losses) > 1 else total
 
     def _two_passes(self, parameters: list[Tensor], compute) -> tuple[Tensor, bool]:
         """Leave the gradient at w + ε in ``.grad``; the loss at w, all is finite."""
@@ -270,7 +228,7 @@ class SAM(Optimizer):
         with module.no_sync() if alone else nullcontext():
             loss = self._call(compute)
         gradients = _gradients(parameters)
-        gradient = _flat(gradients)
+        gradient = _flatten_dense_tensors(gradients)
         squared = torch.dot(gradient, gradient).item()
         finite = _finite(gradient, squared)
         if not finite and not alone:
@@ -290,7 +248,7 @@ class SAM(Optimizer):
             # a copy and no subtraction, which would round
             torch._foreach_copy_(parameters, before)
             torch.clear_autocast_cache()
-        gradient = _flat(_gradients(parameters))
+        gradient = _flatten_dense_tensors(_gradients(parameters))
         return loss, _finite(gradient, torch.dot(gradient, gradient).item())
 
     def _climb(self, parameters, gradients, gradient: Tensor, squared: float) -> None:
@@ -304,7 +262,7 @@ class SAM(Optimizer):
             factor = float(around.radius) / math.sqrt(squared)
             torch._foreach_add_(parameters, gradients, alpha=factor)
             return
-        w = _flat([p.detach() for p in parameters])
+        w = _flatten_dense_tensors([p.detach() for p in parameters])
         layout = self._layout = self._layout.to(w.device)
         epsilon = around.at(w, layout).steepest(gradient)
         parts = _unflatten_dense_tensors(epsilon, parameters)
@@ -367,31 +325,14 @@ def _check_parameters(parameters: list[Tensor]) -> None:
         )
 
 
-def _callables(closures) -> list[Callable[[], Tensor]]:
+def _callables(closures: Any) -> list[Callable[[], Tensor]]:
     closures = list(closures) if isinstance(closures, Sequence) else [closures]
-    if not all(callable(c) for c in closures):
+    if not closures or not all(callable(c) for c in closures):
         raise TypeError(
             "step takes a closure that computes the loss, calls backward and returns "
-            f"the loss, or a list of such, got {closures[0]!r}"
+            f"the loss, or a list of such, got {closures}"
         )
-    if not closures:
-        raise ValueError("the list of closures is empty")
     return closures
-
-
-def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
-    weights = [1.0] * count if weights is None else [float(v) for v in weights]
-    if len(weights) != count or not all(0 < v < float("inf") for v in weights):
-        raise ValueError(
-            f"weights are {weights}, expected one positive number for each of the "
-            f"{count} closures"
-        )
-    return [v / sum(weights) for v in weights]
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All values in one vector (in C++: Python's share of a small step counts)."""
-    return _flatten_dense_tensors(tensors)
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:

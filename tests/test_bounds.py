@@ -50,12 +50,12 @@ def test_the_theorem_as_printed_written_out_once_more():
     bound = sam_bound(0.25, w, rho=rho, n=n, k=k, delta=delta)
     assert float(bound.norm_term) == pytest.approx(terms[0])
     assert float(bound.confidence) == pytest.approx(terms[1])
-    assert float(bound.constant) == pytest.approx(8 * math.log(6 * n + 3 * k))
-    none = sam_bound(0.25, w, rho=rho, n=n, k=k, delta=delta, constant=0.0)
-    expected = math.sqrt((terms[0] + terms[1]) / (n - 1))
-    assert float(none.complexity) == pytest.approx(expected)
-    assert float(none.value) == pytest.approx(0.25 + expected)
-    assert float(none.tail) == 0
+    constant = 8 * math.log(6 * n + 3 * k)
+    assert float(bound.constant) == pytest.approx(constant)
+    expected = math.sqrt((terms[0] + terms[1] + constant) / (n - 1))
+    assert float(bound.complexity) == pytest.approx(expected)
+    assert float(bound.value) == pytest.approx(0.25 + expected)
+    assert float(bound.tail) == 0
 
 
 @given(POSITIVE, POSITIVE, EXAMPLES, WEIGHTS, DELTA)
@@ -226,8 +226,6 @@ def test_sam_bound_covers_where_the_risk_is_known(derived):
         {"worst_loss": math.nan},
         {"worst_loss": -0.1},
         {"worst_loss": 1.1, "derived": True},
-        {"constant": 1.0, "derived": True},
-        {"constant": -1.0},
         {"rho": torch.tensor([0.1, -0.1])},
     ],
 )
@@ -519,19 +517,16 @@ def test_same_seed_same_certificate_and_nothing_global_moves():
     assert torch.equal(first.mean, again.mean)
     assert first.bound == again.bound
     assert torch.equal(torch.get_rng_state(), state)
-    other = certify(100, seed=4, steps=20, prior_sigmas=[0.1, 0.3])
-    assert other.prior_sigma in (0.1, 0.3)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"samples": 9_999},
+        {"samples": 0},
         {"steps": 0},
         {"sigma": 0.0},
         {"delta": 0.0},
         {"delta_mc": 1.0},
-        {"prior_sigmas": [0.1, 0.0]},
         {"start": torch.zeros(5)},
         {"start": torch.zeros(2, 6)},
         {"start": torch.full((6,), math.nan)},

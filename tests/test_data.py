@@ -3,7 +3,6 @@ import hashlib
 import http.server
 import io
 import itertools
-import os
 import random
 import tarfile
 import threading
@@ -150,6 +149,17 @@ def test_bad_arrays_are_refused(change, error, says):
 # -- digits and mnist1d
 
 
+SIZES = {"train": 10, "validation": 10, "test": 10}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A folder that is not there yet."""
+    folder = tmp_path / "new" / "folder"
+    monkeypatch.setenv("FLATLAB_CACHE", str(folder))
+    return folder
+
+
 def test_digits_hold_each_image_of_scikit_learn_once():
     from sklearn.datasets import load_digits
 
@@ -181,14 +191,14 @@ def test_digits_split_depends_on_the_seed(digits):
     assert not torch.equal(d.digits(seed=1).train.x, digits.train.x)
 
 
-def test_mnist1d_is_the_generators_draw_and_touches_no_global_state(tmp_path):
+def test_mnist1d_is_the_generators_draw_and_touches_no_global_state(cache):
     from mnist1d.data import get_dataset_args, make_dataset
 
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
     sizes = {"train": 60, "validation": 20, "test": 115}
-    made = d.mnist1d(seed=3, cache=tmp_path, **sizes)
+    made = d.mnist1d(seed=3, **sizes)
     drawn = random.random(), np.random.rand(), torch.rand(1).item()
     random.seed(5)
     np.random.seed(5)
@@ -209,68 +219,40 @@ def test_mnist1d_is_the_generators_draw_and_touches_no_global_state(tmp_path):
     np.testing.assert_allclose(mine[:, 0].numpy(), scaled, atol=1e-5)
 
 
-def test_mnist1d_is_read_from_the_cache_and_made_anew_if_damaged(tmp_path, monkeypatch):
-    sizes = {"train": 10, "validation": 10, "test": 10}
-    monkeypatch.setenv("FLATLAB_CACHE", str(tmp_path / "new" / "folder"))
-    first = d.mnist1d(**sizes)
-    (file,) = (tmp_path / "new" / "folder").iterdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(d, "_draw_mnist1d", lambda *_: pytest.fail("drawn again"))
-        assert torch.equal(d.mnist1d(**sizes).test.x, first.test.x)
-    file.write_bytes(file.read_bytes()[:200])
-    assert torch.equal(d.mnist1d(**sizes).test.x, first.test.x)
-    assert [f.name for f in file.parent.iterdir()] == [file.name]
+def test_mnist1d_is_read_from_the_cache(cache, monkeypatch):
+    first = d.mnist1d(**SIZES)
+    (file,) = cache.iterdir()
+    monkeypatch.setattr(d, "_draw_mnist1d", lambda *_: pytest.fail("drawn again"))
+    assert torch.equal(d.mnist1d(**SIZES).test.x, first.test.x)
+    assert [f.name for f in cache.iterdir()] == [file.name]
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing_behind(cache, monkeypatch):
+    first = d.mnist1d(seed=1, **SIZES)
+    stored = list(cache.iterdir())
+
     def fail(file, **_):
         file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(np, "savez", fail)
-    with pytest.raises(OSError, match="disk full"):
-        d.mnist1d(train=10, validation=10, test=10, cache=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    d.mnist1d(seed=2, **SIZES)
+    assert list(cache.iterdir()) == stored
+    assert torch.equal(d.mnist1d(seed=1, **SIZES).train.x, first.train.x)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLATLAB_CACHE", str(tmp_path / "first"))
+    first = d.mnist1d(**SIZES)
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("FLATLAB_CACHE", str(tmp_path / "file" / "cache"))
+    assert torch.equal(d.mnist1d(**SIZES).train.x, first.train.x)
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_mnist1d_refuses_an_empty_split(split, tmp_path):
+def test_mnist1d_refuses_an_empty_split(split, cache):
     with pytest.raises(ValueError, match=split):
-        d.mnist1d(**{split: 0}, cache=tmp_path)
-
-
-def test_a_cache_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="FLATLAB_CACHE"):
-        d.mnist1d(cache=tmp_path / "file" / "cache")
-
-
-def test_a_read_only_cache_folder_is_a_clear_error_only_if_needed(
-    tmp_path, monkeypatch
-):
-    sizes = {"train": 10, "validation": 10, "test": 10}
-    stored = d.mnist1d(seed=0, cache=tmp_path, **sizes)
-
-    # Permissions do not stop root, under which containers run: refuse as the disk would
-    def refuse(dir, **_):
-        raise OSError(30, "Read-only file system", str(dir))
-
-    monkeypatch.setattr(d.tempfile, "TemporaryFile", refuse)
-    assert torch.equal(d.mnist1d(cache=tmp_path, **sizes).test.x, stored.test.x)
-    with pytest.raises(OSError, match=r"cannot be written \(Read-only.*FLATLAB_CACHE"):
-        d.mnist1d(seed=1, cache=tmp_path, **sizes)
-    with pytest.raises(OSError, match=r"cannot be written"):
-        d.cifar10(cache=tmp_path, base_url="http://127.0.0.1:9/")
-
-
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0,
-    reason="permissions do not stop this user",
-)
-def test_a_folder_without_write_permission_is_a_clear_error(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(OSError, match="FLATLAB_CACHE"):
-        d.mnist1d(cache=tmp_path)
+        d.mnist1d(**{split: 0})
 
 
 def icosahedral_pairs(y):
@@ -388,10 +370,6 @@ def server(tmp_path):
     thread.join()
 
 
-def sha256(content):
-    return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
 @pytest.fixture(scope="module")
 def tiny_cifar():
     """Ten records per file in the format of CIFAR-10's binary archive."""
@@ -409,11 +387,25 @@ def tiny_cifar():
     return buffer.getvalue(), images.reshape(6, 10, 3, 32, 32), labels
 
 
-def test_cifar10_is_read_from_a_whole_archive_and_kept(server, tmp_path, tiny_cifar):
-    archive, images, labels = tiny_cifar
-    server.put("cifar-10-binary.tar.gz", archive)
-    where = {"cache": tmp_path, "base_url": server.url, "checksum": sha256(archive)}
-    made = d.cifar10(validation=8, **where)
+@pytest.fixture
+def archive(server, cache, tiny_cifar, monkeypatch):
+    """That archive as the one that the server is expected to have."""
+    content = tiny_cifar[0]
+    monkeypatch.setattr(d, "CIFAR10_URL", f"{server.url}/")
+    checksum = "sha256:" + hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(d, "CIFAR10_CHECKSUM", checksum)
+    return content
+
+
+ARCHIVE = "cifar-10-binary.tar.gz"
+
+
+def test_cifar10_is_read_from_a_whole_archive_and_kept(
+    server, cache, tiny_cifar, archive
+):
+    _, images, labels = tiny_cifar
+    server.put(ARCHIVE, archive)
+    made = d.cifar10(validation=8)
     assert [len(p) for p in (made.train, made.validation, made.test)] == [42, 8, 10]
     assert made.train.x.shape == (42, 3, 32, 32) and made.classes == 10
     assert made.test.y.tolist() == labels[5].tolist()
@@ -436,47 +428,42 @@ def test_cifar10_is_read_from_a_whole_archive_and_kept(server, tmp_path, tiny_ci
         tuple(map(int, pair)) for pair in learn
     ]
     # a second call needs no server
-    d.cifar10(validation=8, **where)
-    assert server.asked == ["/cifar-10-binary.tar.gz"]
-    assert [f.name for f in tmp_path.iterdir()] == ["cifar-10-binary.tar.gz"]
+    d.cifar10(validation=8)
+    assert server.asked == [f"/{ARCHIVE}"]
+    assert [f.name for f in cache.iterdir()] == [ARCHIVE]
 
 
-def test_a_truncated_archive_is_refused(server, tmp_path, tiny_cifar):
-    archive, *_ = tiny_cifar
-    where = {"cache": tmp_path, "base_url": server.url, "checksum": sha256(archive)}
-    name = "cifar-10-binary.tar.gz"
-    server.put(name, archive[:-50], length=len(archive))  # the connection breaks
-    with pytest.raises(OSError, match=f"{name} failed"):
-        d.cifar10(**where)
-    assert list(tmp_path.iterdir()) == []
-    server.put(name, archive[:-50])  # the server itself has half a file
-    with pytest.raises(ValueError, match="checksum"):
-        d.cifar10(**where)
-    assert list(tmp_path.iterdir()) == []
+def test_a_truncated_archive_is_refused(server, cache, archive):
+    server.put(ARCHIVE, archive[:-50], length=len(archive))  # the connection breaks
+    with pytest.raises(OSError, match="IncompleteRead"):
+        d.cifar10()
+    server.put(ARCHIVE, archive[:-50])  # the server itself has half a file
+    with pytest.raises(ValueError, match="hash"):
+        d.cifar10()
+    assert list(cache.iterdir()) == []
 
 
 def test_an_altered_archive_is_refused_and_one_in_the_cache_replaced(
-    server, tmp_path, tiny_cifar
+    server, cache, archive
 ):
-    archive, *_ = tiny_cifar
     altered = bytearray(archive)
     altered[len(altered) // 2] ^= 1
-    where = {"cache": tmp_path, "base_url": server.url, "checksum": sha256(archive)}
-    server.put("cifar-10-binary.tar.gz", bytes(altered))
-    with pytest.raises(ValueError, match="not the file expected"):
-        d.cifar10(**where)
-    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(altered)
-    server.put("cifar-10-binary.tar.gz", archive)
-    assert len(d.cifar10(validation=8, **where).train) == 42
+    server.put(ARCHIVE, bytes(altered))
+    with pytest.raises(ValueError, match="hash"):
+        d.cifar10()
+    (cache / ARCHIVE).write_bytes(altered)
+    server.put(ARCHIVE, archive)
+    assert len(d.cifar10(validation=8).train) == 42
 
 
-def test_a_missing_file_is_a_clear_error(server, tmp_path):
-    with pytest.raises(OSError, match=r"train-images.*failed.*404"):
-        d.fashion_mnist(cache=tmp_path, base_url=server.url)
-    assert list(tmp_path.iterdir()) == []
+def test_a_missing_file_is_a_clear_error(server, cache, monkeypatch):
+    monkeypatch.setattr(d, "FASHION_MNIST_URL", f"{server.url}/")
+    with pytest.raises(OSError, match=r"404.*train-images"):
+        d.fashion_mnist()
+    assert list(cache.iterdir()) == []
 
 
-def test_fashion_mnist_is_read_from_its_four_files(server, tmp_path):
+def test_fashion_mnist_is_read_from_its_four_files(server, cache, monkeypatch):
     rng = np.random.default_rng(1)
     arrays = [
         rng.integers(256, size=(30, 28, 28), dtype=np.uint8),
@@ -491,8 +478,9 @@ def test_fashion_mnist_is_read_from_its_four_files(server, tmp_path):
         content = gzip.compress(header + array.tobytes())
         server.put(name, content)
         checksums[name] = "md5:" + hashlib.md5(content).hexdigest()
-    where = {"cache": tmp_path, "base_url": server.url + "/", "checksums": checksums}
-    made = d.fashion_mnist(validation=5, **where)
+    monkeypatch.setattr(d, "FASHION_MNIST_URL", f"{server.url}/")
+    monkeypatch.setattr(d, "FASHION_MNIST_CHECKSUMS", checksums)
+    made = d.fashion_mnist(validation=5)
     assert made.train.x.shape == (25, 1, 28, 28) and len(made.validation) == 5
     assert made.test.y.tolist() == arrays[3].tolist()
     mean, std = made.train.x.mean(), made.train.x.std()
@@ -501,7 +489,7 @@ def test_fashion_mnist_is_read_from_its_four_files(server, tmp_path):
     correlation = np.corrcoef(flat.ravel(), arrays[2].ravel().astype(float))[0, 1]
     assert correlation > 1 - 1e-9
     with pytest.raises(ValueError, match=r"1\.\.29"):
-        d.fashion_mnist(validation=30, **where)
+        d.fashion_mnist(validation=30)
 
 
 # -- stars and moons
@@ -592,7 +580,7 @@ def test_stars_and_moons_differ_in_shape_and_not_in_brightness():
     [
         ({"placement": "top"}, "'top'.*diagonal"),
         ({"test_placement": "opposite"}, "'opposite'"),
-        ({"validation": 0}, "validation must be at least 1"),
+        ({"validation": 0}, r"at least 1, got \(600, 0, 1000\)"),
     ],
 )
 def test_bad_stars_and_moons_are_refused(options, says):

@@ -300,16 +300,13 @@ def test_gradients_accumulate_inside_the_closure():
     torch.testing.assert_close(flat(whole), flat(parts), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_micro_batches_climb_on_their_own(weighted):
+def test_micro_batches_climb_on_their_own():
     model, (x, y) = small(), task()
-    sizes = [30, 18] if weighted else [24, 24]
-    shares = [size / len(x) for size in sizes]
-    parts = list(zip(x.split(sizes), y.split(sizes), strict=True))
+    parts = list(zip(x.split(24), y.split(24), strict=True))
     expected, losses = 0, []
     start = flat(model)
     net = Network(model)
-    for share, (a, b) in zip(shares, parts, strict=True):
+    for a, b in parts:
 
         def gradient(w, a=a, b=b):
             w = w.clone().requires_grad_()
@@ -317,12 +314,10 @@ def test_micro_batches_climb_on_their_own(weighted):
             return value.item(), torch.autograd.grad(value, w)[0]
 
         loss, g = gradient(start)
-        losses.append(loss * share)
-        expected = expected + share * gradient(start + 0.1 * g / g.norm())[1]
+        losses.append(loss / 2)
+        expected = expected + 0.5 * gradient(start + 0.1 * g / g.norm())[1]
     optimizer = SAM(torch.optim.SGD(model.parameters(), 1.0), ball(0.1))
-    loss = optimizer.step(
-        [closure_for(model, *part) for part in parts], sizes if weighted else None
-    )
+    loss = optimizer.step([closure_for(model, *part) for part in parts])
     torch.testing.assert_close(start - flat(model), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(loss.item(), sum(losses), rtol=1e-12, atol=0)
 
@@ -745,8 +740,6 @@ def test_what_it_refuses():
         SAM(SAM(momentum(model), ball(0.1)), ball(0.1))
     with pytest.raises(TypeError, match=r"expected a Neighbourhood"):
         SAM(momentum(model), 0.05)
-    with pytest.raises(TypeError, match=r"nn\.Module"):
-        SAM(momentum(model), ball(0.1), module=model.parameters())
     with pytest.raises(ValueError, match="4 of the 4 parameters"):
         SAM(momentum(model), ball(0.1), module=small())
     with pytest.raises(TypeError, match="parameter is complex"):
@@ -763,11 +756,8 @@ def test_what_it_refuses():
         optimizer.step(None)
     with pytest.raises(TypeError, match="closure"):
         optimizer.step([closure, 3.0])
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(TypeError, match="a list of such"):
         optimizer.step([])
-    for weights in ([1.0], [1.0, 0.0], [1.0, math.nan]):
-        with pytest.raises(ValueError, match="one positive number for each of the 2"):
-            optimizer.step([closure, closure], weights)
     with pytest.raises(ValueError, match="requires_grad"):
         frozen = small().requires_grad_(False)
         SAM(torch.optim.SGD(frozen.parameters(), 0.1), ball(0.1))
