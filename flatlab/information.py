@@ -168,9 +168,7 @@ def kde_information(t: Any, y: Any, *, variance: float = 1e-3) -> Information:
     return _per_layer(estimate, t, y)
 
 
-def layer_outputs(
-    net: Network, w: Tensor, x: Any, *, softmax: bool = True
-) -> list[Tensor]:
+def layer_outputs(net: Network, w: Tensor, x: Tensor) -> list[Tensor]:
     """Activations of every layer of a dense network.
 
     Args:
@@ -178,11 +176,10 @@ def layer_outputs(
             activations and dropout, as ``mlp`` makes.
         w: (..., k).
         x: (n, ...) inputs.
-        softmax: whether the last layer's outputs become probabilities.
 
     Returns:
         One tensor (..., n, units) per ``Linear`` layer: its outputs after the
-        activation that follows it.
+        activation that follows it, and of the last one the probabilities.
     """
     net.check(w)
     if net._dense is None:
@@ -206,9 +203,7 @@ def layer_outputs(
                 x = layer(x)
             if outputs:
                 outputs[-1] = x
-    if softmax:
-        outputs[-1] = outputs[-1].softmax(-1)
-    return outputs
+    return [*outputs[:-1], outputs[-1].softmax(-1)]
 
 
 def information_plane(
@@ -218,7 +213,6 @@ def information_plane(
     *,
     estimate: Callable[..., Information] = binned_information,
     layers: Sequence[int] | None = None,
-    softmax: bool = True,
     **options: Any,
 ) -> Information:
     """I(X;T) and I(T;Y) of every layer of every member at every snapshot.
@@ -232,7 +226,6 @@ def information_plane(
         estimate: ``binned_information``, ``kde_information``, or a function of a list
             of layers and labels like them.
         layers: positions of the layers to keep, such as ``[0, -1]``; by default all.
-        softmax: whether the last layer is the probabilities and not the logits.
         options: keyword arguments of ``estimate``.
 
     Returns:
@@ -250,7 +243,7 @@ def information_plane(
         x, y = data.x, data.y
 
     def one(w: Tensor) -> Information:
-        outputs = layer_outputs(net, w, x.to(w.dtype), softmax=softmax)
+        outputs = layer_outputs(net, w, x.to(w.dtype))
         kept = outputs if layers is None else [outputs[i] for i in layers]
         return estimate(kept, y, **options)
 

@@ -64,16 +64,7 @@ class Run:
 def generator(
     seed: int, *stream: int, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A random generator that depends on nothing but its numbers.
-
-    Args:
-        seed: of the member.
-        *stream: what the numbers are for, and the epoch.
-        device: where the generator draws.
-
-    Returns:
-        A seeded ``torch.Generator``.
-    """
+    """A random generator of a member's seed, what it is for, and the epoch."""
     state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
@@ -99,7 +90,6 @@ def train(
     snapshots: Sequence[int] = (),
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    label: str = "training",
 ) -> Run:
     """Train all members of an ensemble at once.
 
@@ -141,10 +131,6 @@ def train(
         snapshots: epochs at which to keep the weights (0 is the start).
         dtype: of the weights; by default the module's.
         device: by default ``flatlab.device()``.
-        label: what the progress bar says.
-
-    Returns:
-        A ``Run``.
 
     Raises:
         ValueError: besides settings outside their range, for modules that training
@@ -163,7 +149,15 @@ def train(
     if not seeds or min(seeds) < 0:
         raise ValueError(f"seeds are {seeds}, expected one or more of at least 0")
     wanted, kept = _epochs(epochs, record, snapshots)
-    _check_choices(batch_size, optimizer, schedule, momentum)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}, expected a positive integer")
+    if optimizer not in OPTIMIZERS or schedule not in ("constant", "cosine"):
+        raise ValueError(
+            f"optimizer is {optimizer!r} and schedule {schedule!r}, expected one of "
+            f"{[*OPTIMIZERS]} and 'constant' or 'cosine'"
+        )
+    if optimizer == "adam" and bool(torch.as_tensor(momentum).any()):
+        raise ValueError("momentum is for optimizer='sgd'; Adam has its own")
     _check_module(net)
     device = torch.device(device if device is not None else default_device())
     w = net.init(seeds) if start is None else start
@@ -195,7 +189,7 @@ def train(
         records.parts["train"], w, neighbourhood, batch_size, rule,
         schedule == "cosine", epochs,
     )  # fmt: skip
-    return _train(task, m, records, wanted, kept, stop_loss, label, lead)
+    return _train(task, m, records, wanted, kept, stop_loss, lead)
 
 
 # ------------------------------------------------------------------------- arguments
@@ -215,19 +209,6 @@ def _epochs(epochs, record, snapshots) -> tuple[set[int], list[int]]:
     if kept and not 0 <= kept[0] <= kept[-1] <= epochs:
         raise ValueError(f"snapshots are {kept}, expected epochs in 0 ... {epochs}")
     return {0, epochs, *(record or ())}, kept
-
-
-def _check_choices(batch_size, optimizer, schedule, momentum) -> None:
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}, expected a positive integer")
-    for name, value, known in (
-        ("optimizer", optimizer, sorted(OPTIMIZERS)),
-        ("schedule", schedule, ["constant", "cosine"]),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}, expected one of {known}")
-    if optimizer == "adam" and bool(torch.as_tensor(momentum).any()):
-        raise ValueError("momentum is for optimizer='sgd'; Adam has its own")
 
 
 def _check_module(net: Network) -> None:
@@ -576,7 +557,7 @@ class _Whole:
 
 def _train(
     task: _Task, m: _Ensemble, records: _Records, wanted: set[int], kept: list[int],
-    stop_loss: float | None, label: str, lead: torch.Size,
+    stop_loss: float | None, lead: torch.Size,
 ) -> Run:  # fmt: skip
     """Train to the end, or to Ctrl-C, which leaves the last whole epoch."""
     began, seeds, epochs = time.monotonic(), m.seeds, task.epochs
@@ -607,7 +588,7 @@ def _train(
 
     try:
         whole = record(0)
-        with progress(epochs, label) as bar:
+        with progress(epochs, "training") as bar:
             for epoch in range(epochs):
                 if m.seeds:
                     task.epoch(m, epoch)

@@ -413,8 +413,6 @@ def test_layer_outputs_are_those_of_the_module(activation, bias):
         torch.testing.assert_close(layers[-1][i], module(x).softmax(-1))
         for t, alone in zip(layers, info.layer_outputs(net, w[i], x), strict=True):
             torch.testing.assert_close(t[i], alone)
-    logits = info.layer_outputs(net, w, x, softmax=False)[-1]
-    torch.testing.assert_close(logits, net(w, x))
 
 
 def test_layer_outputs_need_a_dense_stack():
@@ -452,13 +450,13 @@ def test_information_plane_takes_other_estimates_and_labels_of_members():
     learn = Examples(x, y, y[0])
     net = Network(mlp(3, 4, 2, activation="relu"))
     w = net.init([0, 1])
-    layers = info.layer_outputs(net, w, x, softmax=False)
+    layers = info.layer_outputs(net, w, x)
     expected = info.kde_information(layers, y, variance=0.01)
     for i in range(2):
         alone = info.kde_information([t[i] for t in layers], y[i], variance=0.01)
         torch.testing.assert_close(expected.ty[i], alone.ty)
     assert not torch.allclose(expected.ty[0], expected.ty[1])
-    options = {"estimate": info.kde_information, "variance": 0.01, "softmax": False}
+    options = {"estimate": info.kde_information, "variance": 0.01}
     found = info.information_plane(net, w, learn, **options)
     assert torch.equal(found.xt, expected.xt) and torch.equal(found.ty, expected.ty)
     rest = Examples(x[:5], y[0, :5])

@@ -268,7 +268,6 @@ def networks(
                 neighbourhood=_neighbourhood(optimizer),
                 stop_loss=stop_loss,
                 record=[epochs],
-                label="study",
             )
         whole = run.w.isfinite().all(1)
         found = {
