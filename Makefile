@@ -51,13 +51,13 @@ book: $(READY) ## run every notebook and build the book: _build/html/index.html
 	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . -n -W --keep-going
 	@echo "The book is in _build/html/index.html"
 
-# One thread per worker: the workers already use the processors. The book is built
-# first, at the smallest scale, while the other workers run the notebooks.
+# One thread per worker: the workers already use the processors. tests/conftest.py says
+# in which order they take the files.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile \
 	--no-loadscope-reorder
 PACKAGE := --doctest-modules flatlab tests/test_*.py tests/course
-EVERYTHING := --nbval-lax --nbval-current-env tests/book/test_build.py book \
-	assignments/source $(PACKAGE) tests/book tests/assignments
+EVERYTHING := --nbval-lax --nbval-current-env book $(PACKAGE) tests/book \
+	tests/assignments
 
 offline: book ## pack the built book for reading without a network: _build/flatlab-book.zip
 	$(PY) -c "import shutil; shutil.make_archive('_build/flatlab-book', 'zip', '_build', 'html')"
@@ -70,8 +70,8 @@ pdf: $(READY) ## print the whole book, with Chromium: _build/flatlab-book.pdf
 test: lint ## style, unit tests, notebooks, the built book and its pages in a browser
 	$(PYTEST) -m "not slow" $(EVERYTHING) $(PYTEST_ARGS)
 
-test-all: lint ## the same with what takes long, and with coverage
-	$(PYTEST) --cov --cov-report=term $(EVERYTHING) $(PYTEST_ARGS)
+test-all: lint ## the same with what takes long, the assignments' experiments too, and with coverage
+	$(PYTEST) --cov --cov-report=term $(EVERYTHING) assignments/source $(PYTEST_ARGS)
 
 check: lint ## the quick part of the tests: style and the package alone
 	$(PYTEST) -m "not slow" $(PACKAGE) $(PYTEST_ARGS)
