@@ -1,7 +1,7 @@
 """What every page of the built book must and must not contain."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -149,6 +149,21 @@ def test_each_chapter_can_be_walked_through_from_first_to_last(html, soups):
             break
         page = (page.parent / following["href"]).resolve()
     assert set(seen) == set(soups)
+
+
+def test_a_citation_names_one_work(html, soups):
+    """Works of the same authors and year are told apart, here and in the list."""
+    works = defaultdict(set)
+    for soup in soups.values():
+        for link in soup.select("article a.reference[href*='bibliography.html#id']"):
+            works[link.get_text()].add(link["title"])
+    whole = {name: found for name, found in works.items() if "," in name}
+    assert whole
+    assert {name: found for name, found in whole.items() if len(found) > 1} == {}
+    lettered = {name[-5:] for name in works if re.search(r"\d{4}[a-z]$", name)}
+    assert {"2023a", "2023b"} <= lettered
+    listed = soups[html / "book" / "bibliography.html"].get_text()
+    assert [letters for letters in lettered if letters not in listed] == []
 
 
 def test_every_page_has_a_copy_in_markdown_that_llms_txt_lists(html):
