@@ -24,6 +24,7 @@ from importlib.metadata import files
 from pathlib import Path
 
 from flatlab.course.claims import Verdict, read_registry, read_verdicts
+from flatlab.course.plots import STYLE
 from fontTools import subset
 from fontTools.ttLib import TTFont
 from pygments.formatters import HtmlFormatter
@@ -207,6 +208,18 @@ def icons_in_use(text, used, others, folder):
     return re.sub(r"@font-face{[^}]*webfonts[^}]*}", "", text)
 
 
+def figure_size(path):
+    """Width and height of a figure of matplotlib, in pixels of the page."""
+    if path.suffix == ".png":
+        header = path.read_bytes()[:24]
+        found = [int.from_bytes(header[i : i + 4]) for i in (16, 20)]
+    else:
+        head = re.search("<svg[^>]*>", path.read_text("utf-8"))[0]
+        points = re.findall(r' (?:width|height)="([\d.]+)pt"', head)
+        found = [round(float(n) / 72 * STYLE["figure.dpi"]) for n in points]
+    return dict(zip(("width", "height"), found, strict=True))
+
+
 def load_figures_late(app, error):
     """Let figures be fetched as a reader comes near them, in boxes of their size."""
     if error or app.builder.name != "html":
@@ -215,13 +228,11 @@ def load_figures_late(app, error):
         text = page.read_text("utf-8")
 
         def lazy(match, page=page):
-            found = re.search(r'src="([^"]+\.png)"', match[0])
-            file = found and page.parent / found[1]
-            size = ""
-            if file and file.is_file():
-                header = file.read_bytes()[:24]
-                width, height = (int.from_bytes(header[i : i + 4]) for i in (16, 20))
-                size = f' width="{width}" height="{height}"'
+            source = re.search(r'src="([^"]+)"', match[0])[1]
+            size = "".join(
+                f' {name}="{pixels}"'
+                for name, pixels in figure_size(page.parent / source).items()
+            )
             return f'<img loading="lazy"{size}{match[1]}'
 
         later = re.sub(

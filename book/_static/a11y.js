@@ -22,6 +22,14 @@
     for (const e of document.querySelectorAll(".sig dd")) e.setAttribute("role", "listitem");
   }
 
+  // Paper is light.
+  let theme;
+  matchMedia("print").addEventListener("change", ({ matches }) => {
+    const root = document.documentElement.dataset;
+    if (matches) theme = root.theme;
+    root.theme = matches ? "light" : theme;
+  });
+
   if (document.readyState === "complete") names();
   else window.addEventListener("load", names);
 })();

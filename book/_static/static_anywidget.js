@@ -105,6 +105,24 @@
     addStyle(live.get("_css"));
     await widget.render?.({ model: live, el: element });
     script.after(element); // only now: a widget that fails leaves its figure in place
+    offerFigure(element);
+  }
+
+  // A switch between a widget and the static figure of its cell, which it hides.
+  function offerFigure(element) {
+    const cell = element.closest(".cell_output");
+    if (!cell?.querySelector(":scope > :is(img, figure)")) return;
+    const button = Object.assign(document.createElement("button"), {
+      className: "figure-switch",
+      textContent: "Static figure",
+      type: "button",
+    });
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => {
+      const shown = cell.classList.toggle("figure-shown");
+      button.setAttribute("aria-pressed", String(shown));
+    });
+    element.after(button);
   }
 
   async function start() {

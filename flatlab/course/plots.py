@@ -1,12 +1,14 @@
 """One style for every figure, and figures that show how far to trust them.
 
 Colours can be told apart by people who confuse some, and no two curves differ by colour
-alone: the line style and the marker change with it. Backgrounds are opaque, so that
-figures can be read on a dark page.
+alone: the line style and the marker change with it. Notebooks show figures as SVG.
+Backgrounds are opaque, so that figures can be read in a dark notebook; the book's style
+sheet turns them dark with the page.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ STYLE = {
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
     "savefig.facecolor": "white",
+    "svg.hashsalt": "flatlab",
     "axes.facecolor": "white",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -52,6 +55,16 @@ STYLE = {
 def use() -> None:
     """Draw all figures from now on in the book's style."""
     needs("matplotlib").rcParams.update(STYLE)
+    shell = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()
+    if shell:
+        from matplotlib_inline.config import InlineBackend
+
+        shown = InlineBackend.instance(parent=shell)
+        shown.print_figure_kwargs = {
+            **shown.print_figure_kwargs,
+            "metadata": {"Date": None},  # the same figure is the same file
+        }
+        shown.figure_formats = {"svg"}
 
 
 def look(i: int) -> dict:

@@ -1,6 +1,7 @@
 """Every page, opened in Chromium as a reader would."""
 
 import gzip
+import io
 import json
 import re
 import threading
@@ -9,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 
 from .conftest import ROOT, STILL, Visit, drag, pages, settle, touch
 
@@ -31,6 +33,8 @@ def host(html):
 
 WIDTHS = (390, 360, 1200, 1280)  # the first view is that of a phone
 LIMIT = 1_500_000  # bytes of the first view
+
+OPEN = "document.querySelectorAll('details').forEach((e) => (e.open = true))"
 
 # Titles of the neighbouring pages are not cut off.
 TITLES = """[...document.querySelectorAll(".prev-next-area a")]
@@ -135,7 +139,7 @@ def look(browser, url, host):
         wrong["foreign"] = [u for u in visit.requested if not u.startswith(local)]
         wrong["complaints"] = [*visit.complaints]
         wrong["formulas"] = [] if drawn >= formulas and not errors else [drawn, errors]
-        page.evaluate("document.querySelectorAll('details').forEach(e => e.open = 1)")
+        page.evaluate(OPEN)
         wrong["wide"], wrong["cut"], wrong["axe"] = [], [], []
         for width in WIDTHS:
             resize(page, width)
@@ -297,17 +301,59 @@ def test_search_finds_a_term(html, host, browser, served):
         assert not served or not visit.complaints
 
 
-def test_figures_keep_a_light_ground_in_dark_mode(html, host, browser):
-    with Visit(browser, color_scheme="dark") as visit:
-        page = visit.open(f"{host}/book/notation.html")
-        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-        page.evaluate(
-            "document.querySelector('article').append(document.createElement('img'))"
-        )
-        colour = page.evaluate(
-            "getComputedStyle(document.querySelector('article > img')).backgroundColor"
-        )
-        assert colour == "rgb(255, 255, 255)"
+def grounds(figure):
+    """Luminance of a figure's corners, from 0 to 255, as they are shown."""
+    figure.evaluate("(e) => { e.loading = 'eager'; return e.decode(); }")
+    shown = Image.open(io.BytesIO(figure.screenshot())).convert("L")
+    w, h = shown.size
+    return {shown.getpixel((x, y)) for x in (2, w - 3) for y in (2, h - 3)}
+
+
+def test_figures_are_dark_in_dark_mode_and_light_on_paper(html, host, browser):
+    slabs = []
+    for path in pages(html):
+        if "_images/" not in path.read_text("utf-8"):
+            continue
+        with Visit(browser, color_scheme="dark", reduced_motion="reduce") as visit:
+            page = visit.open(f"{host}/{path.relative_to(html).as_posix()}")
+            assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+            page.evaluate(OPEN)
+            figures = page.locator("article img[src*=_images]")
+            figures = [figure for figure in figures.all() if figure.is_visible()]
+            dark = {figure.get_attribute("src"): grounds(figure) for figure in figures}
+            slabs += [(path.name, s, g) for s, g in dark.items() if max(g) > 30]
+            page.emulate_media(media="print", color_scheme="dark")
+            theme = "document.documentElement.dataset.theme"
+            page.wait_for_function(f"{theme} === 'light'")
+            assert min(grounds(figures[0])) > 240, path.name
+    assert not slabs
+
+
+def test_the_doors_stand_in_the_first_view(host, browser):
+    with Visit(browser, 1280) as visit:
+        visit.page.set_viewport_size({"width": 1280, "height": 800})
+        page = visit.open(f"{host}/book/index.html")
+        for name in page.locator(".doors strong").all():
+            box = name.bounding_box()
+            assert box["y"] + box["height"] <= 800, name.inner_text()
+
+
+def test_the_static_figure_of_an_explorer_is_one_key_away(html, host, browser):
+    path = next(path for path in pages(html) if saved_explorers(path))
+    with Visit(browser) as visit:
+        page = visit.open(f"{host}/{path.relative_to(html).as_posix()}")
+        switch = page.get_by_role("button", name="Static figure").first
+        cell = page.locator(".cell_output:has(.figure-switch)").first
+        figure = cell.locator("> img, > figure").first
+        explorer = cell.locator(".fx")
+        for shown in (True, False):
+            switch.press("Enter")
+            assert figure.is_visible() == shown
+            assert explorer.is_visible() != shown
+            assert switch.get_attribute("aria-pressed") == str(shown).lower()
+        page.emulate_media(media="print")
+        assert figure.is_visible()
+        assert not switch.is_visible() and not explorer.is_visible()
 
 
 @pytest.mark.parametrize("script", [True, False])
