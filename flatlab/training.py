@@ -84,6 +84,7 @@ def train(
     stop_loss: float | None = None,
     input_noise: float | Tensor = 0.0,
     neighbourhood: Neighbourhood | None = None,
+    when: tuple[float, float] = (0.0, 1.0),
     criterion: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
     start: Tensor | None = None,
     record: int | Sequence[int] | None = 1,
@@ -124,6 +125,8 @@ def train(
             batch, in the units of x.
         neighbourhood: trains with SAM or ASAM: the gradient is taken at the worst
             point of this ``Neighbourhood`` to first order.
+        when: the part of the run in which it is, as shares of the epochs: (0.5, 1) is
+            the last half. Outside it the steps are plain ones.
         criterion: as for ``Loss``.
         start: (members, k) or (..., k) weights to start from instead of fresh ones.
         record: epochs between records of the history, or the epochs to record; the
@@ -158,6 +161,10 @@ def train(
         )
     if optimizer == "adam" and bool(torch.as_tensor(momentum).any()):
         raise ValueError("momentum is for optimizer='sgd'; Adam has its own")
+    if not 0 <= when[0] < when[1] <= 1:
+        raise ValueError(
+            f"when is {when}, expected two shares of the run, 0 <= a < b <= 1"
+        )
     _check_module(net)
     device = torch.device(device if device is not None else default_device())
     w = net.init(seeds) if start is None else start
@@ -186,7 +193,7 @@ def train(
     m = _Ensemble(net, w, buffers, values, seeds)
     records = _Records(net, data, lead, criterion)
     task = _Task(
-        records.parts["train"], w, neighbourhood, batch_size, rule,
+        records.parts["train"], w, neighbourhood, when, batch_size, rule,
         schedule == "cosine", epochs,
     )  # fmt: skip
     return _train(task, m, records, wanted, kept, stop_loss, lead)
@@ -375,11 +382,14 @@ OPTIMIZERS = {"sgd": (_sgd, 1), "adam": (_adam, 2)}
 class _Task:
     """What an epoch is for every member: the examples, the loss, the batches."""
 
-    def __init__(self, loss: Loss, w, neighbourhood, batch_size, rule, cosine, epochs):
+    def __init__(
+        self, loss: Loss, w, neighbourhood, when, batch_size, rule, cosine, epochs
+    ):
         self.net, self.criterion = loss.net, loss.criterion
         self.x: Tensor = place(loss.x, w.device, w.dtype)
         self.y, self.own_labels = loss.y.to(w.device), loss.own_labels
         self.neighbourhood: Neighbourhood | None = neighbourhood
+        self.when: tuple[float, float] = when
         self.batch_size, self.rule = batch_size, rule
         self.cosine, self.epochs = cosine, epochs
         self.masks = self.net.dropout_masks(self.x[:1])
@@ -397,6 +407,8 @@ class _Task:
         dropout = [generator(s, DROPOUT, epoch, device=device) for s in m.seeds]
         noise = [generator(s, NOISE, epoch, device=device) for s in m.seeds]
         labels = self.y[m.index] if self.own_labels else self.y
+        begin, end = self.when
+        around = self.neighbourhood if begin <= epoch / self.epochs < end else None
         for step in range(steps):
             batch = order[:, step * size : (step + 1) * size]
             x = self.x[batch]
@@ -414,8 +426,8 @@ class _Task:
                 for name, (p, shape) in self.masks.items()
             }
             gradients = self.gradients(m.leaves, x, y, masks)
-            if self.neighbourhood is not None:
-                worst = self.worst(m, gradients)
+            if around is not None:
+                worst = self.worst(m, around, gradients)
                 gradients = self.gradients(worst, x, y, masks)
             part = (epoch + step / steps) / self.epochs
             factor = 0.5 * (1 + math.cos(math.pi * part)) if self.cosine else 1.0
@@ -434,12 +446,13 @@ class _Task:
             loss = self.criterion.mean(logits, y, True, True).sum()
             return list(torch.autograd.grad(loss, leaves, materialize_grads=True))
 
-    def worst(self, m: _Ensemble, gradients: list[Tensor]) -> list[Tensor]:
+    def worst(
+        self, m: _Ensemble, around: Neighbourhood, gradients: list[Tensor]
+    ) -> list[Tensor]:
         """The worst point of each member's neighbourhood, to first order."""
         layout = self.net.layout_on(gradients[0].device)
         w, gradient = m.w, _flat(gradients)
-        assert self.neighbourhood is not None
-        around = replace(self.neighbourhood, radius=m.values["radius"])
+        around = replace(around, radius=m.values["radius"])
         step = around.at(w, layout).steepest(gradient)
         up = self.net.unflatten(w + step)
         return list(up.values())

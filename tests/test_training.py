@@ -114,6 +114,20 @@ def test_the_cosine_is_that_of_torch():
     torch.testing.assert_close(run.w[0], expected, rtol=0, atol=1e-9)
 
 
+def test_sam_in_a_part_of_the_run():
+    """With whole batches a run is its parts, one after the other."""
+    net, data, around = Network(models.mlp(6, 8, 3)), toy(), ball(0.3)
+    fixed = dict(seeds=3, batch_size=60, lr=0.1, dtype=torch.float64)
+    plain = train(net, data, epochs=2, **fixed).w
+    late = train(net, data, epochs=4, neighbourhood=around, when=(0.5, 1), **fixed)
+    after = train(net, data, epochs=2, neighbourhood=around, start=plain, **fixed)
+    torch.testing.assert_close(late.w, after.w, rtol=0, atol=1e-12)
+    early = train(net, data, epochs=4, neighbourhood=around, when=(0, 0.5), **fixed)
+    assert (early.w - late.w).abs().max() > 1e-6
+    with pytest.raises(ValueError, match="two shares of the run"):
+        train(net, data, epochs=4, neighbourhood=around, when=(1, 0.5), **fixed)
+
+
 def test_settings_with_further_axes_broadcast_against_the_seeds():
     net, data = Network(models.mlp(6, 8, 3, dropout=0.2)), toy(corrupt=True)
     rates = torch.tensor([0.1, 0.03, 0.01], dtype=torch.float64)

@@ -423,10 +423,12 @@ def sam_step(
 
     Args:
         plane: a ``Plane`` of one network, or alphas (A,), betas (B,), losses (A, B).
-        radii: radii to choose from; by default up to half of the plane's half width.
+        radii: radii to choose from, 0 for the plain gradient alone; by default up to
+            half of the plane's half width.
         rates: learning rates to choose from; by default such that the steps are seen.
         start: (x, y) where the weights are at first; by default halfway to a corner.
-        steps: how many steps there are where the reader lets both methods go on.
+        steps: how many steps there are where the reader lets both methods go on; of
+            these the mean of the last ten is drawn.
         title: a line above the explorer.
         xlabel: name of the first direction.
         ylabel: name of the second.
@@ -435,7 +437,7 @@ def sam_step(
     alphas, betas, losses = (_unpack(packed[key]) for key in packed)
     half = min(alphas[-1] - alphas[0], betas[-1] - betas[0]) / 2
     if radii is None:
-        radii = half * np.linspace(0.02, 0.5, 25)
+        radii = half * np.linspace(0, 0.5, 26)
     if rates is None:
         slopes = np.gradient(losses.astype(float), alphas, betas)
         steep = np.hypot(*slopes).mean()

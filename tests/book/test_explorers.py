@@ -337,6 +337,8 @@ def test_a_step_of_sam_is_that_of_flatlab(module):
         assert step["up"] == pytest.approx(up, rel=1e-9)
         assert step["sam"] == pytest.approx(w - rate * gradient(*up), rel=1e-9)
         assert step["plain"] == pytest.approx(w - rate * g, rel=1e-9)
+    bends = module("sam_step", "m.across(...v)", [[s, w] for s, w, *_ in points])
+    assert bends == pytest.approx([1, 1], rel=1e-6)
 
 
 def test_cubics_meet_the_measured_points_and_go_straight_at_the_border(module):
@@ -493,6 +495,11 @@ def test_sam_steps_from_where_the_weights_are_put(shown):
     assert numbers(further)[3] > numbers(before)[3]  # the loss after the step up
     page.get_by_label("go on for 30 steps").check()
     assert re.search(r"The plain gradient leads to \S+ in 30 steps\.", reading(page))
+    assert "is 2 for the plain gradient" in reading(page)  # a² has curvature 2
+    page.get_by_label("ρ", exact=True).press("Home")  # a radius of 0 is no SAM at all
+    ends = re.findall(r"leads to (\S+) in", reading(page))
+    assert ends[0] == ends[1]
+    page.get_by_label("ρ", exact=True).press("End")
     knob = page.get_by_role("slider", name="Weights")
     picture = page.locator(".fx-panel").first.screenshot()
     knob.press("Shift+ArrowLeft")

@@ -170,7 +170,7 @@ def test_asam_picture_starts_at_the_radius_given():
 def test_sam_step_chooses_radii_and_rates_that_are_seen():
     widget = explorers.sam_step(grid(9), start=(-0.5, 0.25))
     radii, rates = widget.data["radii"], widget.data["rates"]
-    assert 0 < radii[0] < radii[-1] == 0.5 and 0 < rates[0] < rates[-1]
+    assert 0 == radii[0] < radii[-1] == 0.5 and 0 < rates[0] < rates[-1]
     assert (widget.values["x"], widget.values["y"]) == (-0.5, 0.25)
     own = explorers.sam_step(grid(9), radii=[0.1, 0.2], rates=[0.5])
     assert own.data["radii"] == [0.1, 0.2] and own.data["rates"] == [0.5]

@@ -43,6 +43,22 @@ function samStep(s, [px, py], rho, rate) {
   return { here, up, there, plain: down(here.gradient), sam: down(there.gradient) };
 }
 
+// Of many steps the zigzag hides where they lead: each point becomes the mean of the
+// last ten.
+function smoothed(path) {
+  return path.map((_, t) => {
+    const near = path.slice(Math.max(0, t - 9), t + 1);
+    return [0, 1].map((axis) => near.reduce((sum, p) => sum + p[axis], 0) / near.length);
+  });
+}
+
+// Second derivative of the loss at p along the second direction.
+function across(s, [px, py]) {
+  const h = (s.y[s.y.length - 1] - s.y[0]) / 100;
+  const at = (d) => smooth(s, px, py + d).loss;
+  return (at(h) - 2 * at(0) + at(-h)) / h ** 2;
+}
+
 function build(view) {
   const s = surface(view.data.surface);
   const { domain } = s;
@@ -94,14 +110,15 @@ function build(view) {
     });
     const one = samStep(s, w, rho, rate);
     map.path(map.ellipse(...w, rho, rho), "fx-thin fx-over");
-    ways.forEach((path, i) => {
+    const drawn = view.values.walk ? ways.map(smoothed) : ways;
+    drawn.forEach((path, i) => {
       const [xs, ys] = [0, 1].map((axis) => path.map((p) => p[axis]));
       map.line(xs, ys, { name: "fx-halo", dash: "" });
       map.line(xs, ys, { look: 1 - i });
     });
-    arrow(w, one.up, 4);
-    arrow(w, one.plain, 1);
-    arrow(w, one.sam, 0);
+    if (view.values.walk)
+      drawn.forEach((path, i) => map.dot(...path[path.length - 1], { look: 1 - i, size: 6 }));
+    else [one.up, one.plain, one.sam].forEach((to, i) => arrow(w, to, [4, 1, 0][i]));
     const where = `(${short(w[0], 2)}, ${short(w[1], 2)})`;
     const loss = short(one.here.loss);
     knob.put(w[0], w[1], `${where}, loss ${loss} nats`);
@@ -109,8 +126,9 @@ function build(view) {
 
     const losses = ways.map((path) => path.map((p) => smooth(s, ...p).loss));
     const steps = view.values.walk ? many : 1;
-    const top = Math.max(one.there.loss, ...losses.flat());
-    graph.start({ x: [0, steps], y: [0, 1.08 * top], ticksX: steps === 1 ? [0, 1] : null });
+    const seen = [one.there.loss, ...losses.flat()].map((v) => Math.max(v, 1e-6));
+    const y = [0.8 * Math.min(...seen), 1.25 * Math.max(...seen)];
+    graph.start({ x: [0, steps], y, logY: true, ticksX: steps === 1 ? [0, 1] : null });
     losses.forEach((values, i) => {
       graph.line(values.map((_, t) => t), values, { look: 1 - i });
       graph.dot(values.length - 1, values[values.length - 1], { look: 1 - i, size: 5 });
@@ -125,8 +143,10 @@ function build(view) {
       const left = taken < steps ? ", and then leaves the measured surface" : "";
       return `${who} leads to ${ends[i]} in ${taken} step${taken > 1 ? "s" : ""}${left}.`;
     });
+    const bends = drawn.map((path) => short(across(s, path[path.length - 1])));
+    const wide = `There the curvature across (${ylabel}) is ${bends[0]} for the plain gradient and ${bends[1]} for SAM.`;
     view.say(
-      `At ${where} the loss is ${loss} nats, and ${short(one.there.loss)} after the step up. ${said.join(" ")}`,
+      `At ${where} the loss is ${loss} nats, and ${short(one.there.loss)} after the step up. ${said.join(" ")} ${wide}`,
     );
   };
 }
@@ -134,4 +154,4 @@ function build(view) {
 const HINT = "Drag the weights; change how far up SAM looks before it steps down.";
 
 export default { render: (context) => explorer(context, HINT, build) };
-export { smooth, samStep };
+export { smooth, samStep, across };
