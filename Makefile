@@ -97,8 +97,9 @@ study: $(READY) ## train and measure the networks of the verdict: SCALE=laptop o
 bench: $(READY) ## time flatlab against its peers
 	$(PY) -m benchmarks
 
+# RELEASE_ARGS="--variants students.txt" gives every student own numbers.
 assignments: $(READY) ## write the students' and the instructor's notebooks: _build/assignments
-	$(PY) -m assignments.release
+	$(PY) -m assignments.release $(RELEASE_ARGS)
 
 # More arguments: GRADE_ARGS="--student ada" or "--task sam/ascent" grades these again.
 grade: $(READY) ## grade the folder SUBMISSIONS, one folder per student: SUBMISSIONS-grades

@@ -24,7 +24,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: forks have one thread
 
-from assignments import collect, confine, notebooks, report
+from assignments import collect, confine, gradebook, notebooks, report
 from assignments.judge import Grade, Outcome, judge, nothing
 from assignments.run import Limits, Session
 
@@ -217,6 +217,7 @@ def grade_all(options):
     """
     output, course = options.output, Course(options)
     by_hand = report.ByHand(output)  # which may be wrong: say so before all work
+    rules = gradebook.rules(options.submissions)
     kept = output / "records"
     kept.mkdir(parents=True, exist_ok=True)
     lock = (output / ".lock").open("w")
@@ -260,7 +261,15 @@ def grade_all(options):
         grades.append(grade)
     order = list(course.assignments)
     grades.sort(key=lambda g: (g.student, order.index(g.assignment or order[0])))
-    report.write(grades, course.assignments, output, by_hand)
+    for one in grades:
+        by_hand.apply(one)
+    gradebook.apply_late(grades, rules)
+    report.write(grades, course.assignments, output, by_hand, rules[-1])
+    gradebook.items(grades, output)
+    gradebook.likeness(grades, course.assignments, output)
+    gradebook.exports(grades, course.assignments, options.submissions, output)
+    if options.results:
+        report.put(options.results, json.dumps(gradebook.gradescope(grades[0])))
     return grades
 
 
@@ -316,6 +325,7 @@ def main(arguments=None):
     parser.add_argument("--source", type=Path, help="folder of the assignments")
     parser.add_argument("--student", help="grade this one again")
     parser.add_argument("--task", help="grade this task again, and no other")
+    parser.add_argument("--results", type=Path, help="one student's, for Gradescope")
     parser.add_argument("--workers", type=int, help="how many at a time")
     parser.add_argument(
         "--variants", action="store_true", help="every student has own numbers"

@@ -51,6 +51,8 @@ class Grade:
         reason: in words.
         outcomes: list of ``Outcome``.
         steps: list of ``[kind, id, source, remark]``, what the student wrote.
+        late: days after the deadline.
+        share: of the points that these days cost.
     """
 
     student: str
@@ -61,11 +63,18 @@ class Grade:
     reason: str
     outcomes: list = field(default_factory=list)
     steps: list = field(default_factory=list)
+    late: int = 0
+    share: float = 0.0
 
     @property
     def points(self):
         """Given so far, without the written tasks that nobody has graded yet."""
         return sum(o.points for o in self.outcomes if o.points is not None)
+
+    @property
+    def total(self):
+        """Points after what being late costs."""
+        return self.points * (1 - self.share)
 
 
 def nothing(assignment, message=""):

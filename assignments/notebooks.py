@@ -31,6 +31,21 @@ CHAPTERS = (
     "asam",
     "verdict",
 )
+# What every student's copy says about grading, in a cell of its own.
+NOTE = """## How this is graded
+
+- Hand in this notebook, under any name. Files beside it are not taken: put helpers
+  into cells.
+- `python check.pyz {name}.ipynb`, with the file from your zip, runs it as the grader
+  does, with the tests that you see.
+- It runs from top to bottom without a network, with NumPy, SciPy, PyTorch,
+  scikit-learn, Matplotlib and `flatlab`; pandas and other packages are not there.
+- Each test may work for 20 s, each cell for 60 s, all processes may hold 4 GiB.
+- An answer counts by its value: a NumPy array where a tensor is asked for is fine,
+  and so are lists and tuples. Sets, text and objects of your own classes are not
+  numbers.
+- Locked cells are graded as they were. Write text into the cell that asks for it.
+- What assistants may do for you is in `AI-POLICY.md`."""
 HIDDEN = "### BEGIN HIDDEN TESTS"
 # A locked line that gives every student numbers of their own, where that is asked for.
 VARIANT = re.compile(r"^VARIANT = .*$", re.MULTILINE)
@@ -114,6 +129,7 @@ def read(name, folder=None):
             cells.append(_cell(meta, cell["id"], source, markdown, tags, heading))
         else:
             texts[cell["id"]] = source
+    texts["note"] = NOTE.format(name=name)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Assignment(name, title, tuple(cells), texts, digest)
 

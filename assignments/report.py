@@ -193,7 +193,7 @@ class ByHand:
             table(self.path, head, rows)
 
 
-def write(grades, assignments, output, by_hand):
+def write(grades, assignments, output, by_hand, book=""):
     """Write everything that a person reads.
 
     Args:
@@ -201,21 +201,22 @@ def write(grades, assignments, output, by_hand):
         assignments: dict from name to ``notebooks.Assignment``.
         output: folder.
         by_hand: a ``ByHand``.
+        book: address of the book, for links to what a lost task is about.
     """
-    for grade in grades:
-        by_hand.apply(grade)
     by_hand.save()
     head = ("student", "assignment", "points", "most", "by_hand", "status", "reason")
+    head += ("late_days", "total", "file")
     rows, tasks = [], []
     for g in grades:
         waits = sum(o.most for o in g.outcomes if o.points is None)
         most = sum(o.most for o in g.outcomes)
         numbers = (number(g.points), number(most), number(waits))
-        rows.append((g.student, g.assignment, *numbers, g.status, g.reason, g.file))
+        ends = (g.status, g.reason, g.late, number(g.total), g.file)
+        rows.append((g.student, g.assignment, *numbers, *ends))
         for o in g.outcomes:
             name = (g.student, g.assignment, o.id, number(o.points), number(o.most))
             tasks.append((*name, o.detail or o.message))
-    table(output / "grades.csv", (*head, "file"), rows)
+    table(output / "grades.csv", head, rows)
     head = ("student", "assignment", "task", "points", "most", "message")
     table(output / "tasks.csv", head, tasks)
     pages = {}
@@ -224,7 +225,7 @@ def write(grades, assignments, output, by_hand):
     folder, names = output / "feedback", set()
     for student, theirs in pages.items():
         names.add(f"{slug(student)}.html")
-        put(folder / f"{slug(student)}.html", page(student, theirs, assignments))
+        put(folder / f"{slug(student)}.html", page(student, theirs, assignments, book))
     for old in folder.glob("*.html"):
         if old.name not in names:
             old.unlink()
@@ -233,12 +234,12 @@ def write(grades, assignments, output, by_hand):
 # -- pages
 
 
-def page(student, grades, assignments):
+def page(student, grades, assignments, book=""):
     """The page of one student."""
     name = escape(clean(student))
     body = [f"<h1>Feedback for {name}</h1>"]
     for grade in grades:
-        body += _assignment(grade, assignments.get(grade.assignment))
+        body += _assignment(grade, assignments.get(grade.assignment), book)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -247,7 +248,13 @@ def page(student, grades, assignments):
     )
 
 
-def _assignment(grade, assignment):
+def _late(grade):
+    if not grade.late:
+        return ""
+    return f", {number(grade.total)} after {grade.late} late days"
+
+
+def _assignment(grade, assignment, book):
     title = assignment.title if assignment else "Nothing to grade"
     yield f"<h2>{escape(title)}</h2>"
     if grade.reason:
@@ -257,21 +264,29 @@ def _assignment(grade, assignment):
     open_ones = any(o.points is None for o in grade.outcomes)
     yield (
         f"<p>{number(grade.points)} of {number(assignment.points)} points"
-        f"{' so far' if open_ones else ''}; file: {escape(clean(grade.file))}</p>"
+        f"{' so far' if open_ones else ''}"
+        f"{_late(grade)}; file: {escape(clean(grade.file))}</p>"
         '<table><thead><tr><th scope="col">Task</th><th scope="col">Points</th>'
         '<th scope="col">What the test said</th></tr></thead><tbody>'
     )
+    cells = {cell.id: cell for cell in assignment.cells}
     for o in grade.outcomes:
+        link = ""
+        if book and o.points is not None and o.points < o.most:
+            # The tag section:NAME of a test says which part of the chapter it is about.
+            tags = cells[o.id].tags if o.id in cells else ()
+            part = next((t[8:] for t in tags if t.startswith("section:")), "")
+            to = f"{book}/{assignment.name}.html{part and '#' + part}"
+            link = f' <a href="{escape(to)}">Read about it</a>'
         points = "–" if o.points is None else number(o.points)
         yield (
             f'<tr><th scope="row">{escape(o.title or o.id)}</th>'
             f"<td>{points} of {number(o.most)}</td>"
-            f"<td>{escape(clean(o.message or 'passed'))}</td></tr>"
+            f"<td>{escape(clean(o.message or 'passed'))}{link}</td></tr>"
         )
     yield "</tbody></table><h3>Your answers as graded</h3>"
-    titles = {cell.id: cell.title for cell in assignment.cells}
     for _, id, source, remark in grade.steps:
-        label = titles.get(id) or "a cell of yours"
+        label = cells[id].title if id in cells else "a cell of yours"
         yield f"<h4>{escape(label)}</h4><pre>{escape(clean(source))}</pre>"
         if remark:
             yield f'<p class="remark">{escape(clean(remark))}</p>'

@@ -36,7 +36,9 @@ def test_a_zip_holds_the_notebook_and_the_wheel(released):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             wheel = next(n for n in names if n.endswith(".whl"))
-            assert sorted(names) == sorted([f"{path.stem}/{path.stem}.ipynb", wheel])
+            own = {f"{path.stem}/{path.stem}.ipynb", wheel}
+            more = {"AI-POLICY.md", "check.pyz"}
+            assert set(names) == own | {f"{path.stem}/{name}" for name in more}
             text = archive.read(f"{path.stem}/{path.stem}.ipynb").decode()
         assert not [secret for secret in release.SECRETS if secret in text]
         nbformat.validate(nbformat.reads(text, as_version=4))

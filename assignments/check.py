@@ -1,0 +1,70 @@
+"""What a student runs at home: ``python check.pyz sam.ipynb``.
+
+It reads, fits and runs the notebook as the grader does, with the tests that the student
+can see, and says what the grader would remark. Nothing is confined: it is their code.
+"""
+
+import sys
+from pathlib import Path
+
+from assignments import collect, notebooks
+from assignments.judge import judge
+from assignments.run import Limits, Session
+
+PACKAGES = {"numpy", "scipy", "torch", "sklearn", "matplotlib", "flatlab", "IPython"}
+
+
+def strangers(cells):
+    """Packages that the notebook imports and the grader may not have."""
+    found = set()
+    for kind, source, _ in cells:
+        lines = (
+            n for n in source.splitlines() if not n.lstrip().startswith(("%", "!"))
+        )
+        try:
+            names = list(notebooks.imported("\n".join(lines))) if kind == "code" else []
+        except (SyntaxError, ValueError):
+            continue
+        found |= {name.partition(".")[0] for name in names}
+    return sorted(found - PACKAGES - sys.stdlib_module_names)
+
+
+def main(arguments=None):
+    """Check one notebook; give 1 where something is to be mended."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1 or not Path(arguments[0]).is_file():
+        print("say which notebook: python check.pyz NAME.ipynb")
+        return 2
+    (name,) = notebooks.names()
+    assignment, file = notebooks.read(name), Path(arguments[0])
+    try:
+        cells = collect.cells(file.read_bytes())
+    except ValueError as error:
+        print(f"The file is {error}.")
+        return 1
+    print("Running your notebook as the grader does, which may take a minute ...")
+    session = Session(Limits(), confined=False)
+    try:
+        found = collect.Found(name, file.name, cells=cells)
+        grade = judge("", assignment, found, session)
+    finally:
+        session.close()
+    wrong = [grade.reason] if grade.reason else []
+    wrong += [f"{n} may not be there when this is graded." for n in strangers(cells)]
+    for outcome in grade.outcomes:
+        said = outcome.message
+        if outcome.points is None:
+            text = next(s for _, id, s, _ in grade.steps if id == outcome.id)
+            said = "answered" if text.strip() else "not answered"
+        print(f"{outcome.title}: {said or 'the visible test passes'}")
+        wrong += (
+            [outcome.title] if outcome.points == 0 or said == "not answered" else []
+        )
+    for sentence in dict.fromkeys(wrong):
+        print(f"- {sentence}")
+    print("Grading checks more, with other numbers." if not wrong else "Please look.")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

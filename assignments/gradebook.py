@@ -1,0 +1,164 @@
+"""A class over weeks: late days, exports for platforms, statistics, likeness.
+
+All of it is optional and read from the folder of the submissions: ``course.toml`` with
+deadlines, ``late.csv`` with days that a person decided, ``roster.csv`` with names.
+"""
+
+import datetime
+import io
+import itertools
+import keyword
+import math
+import statistics
+import tokenize
+import tomllib
+from collections import Counter
+
+from assignments.report import number, rows_of, table
+
+ALIKE = 0.8  # share of the shorter answer that stands in the other
+SHORTEST = 30  # tokens; shorter answers look alike by themselves
+PIECE = 8  # tokens that are compared at a time
+
+
+def rules(folder):
+    """Read ``course.toml``; say what is wrong with it before anything is graded."""
+    path, found = folder / "course.toml", {}
+    if path.is_file():
+        try:
+            found = tomllib.loads(path.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SystemExit(f"{path}: {error}") from None
+    late = {"free_days": 0, "penalty": 0.0, "most_days": math.inf, "grace_minutes": 10}
+    late |= found.get("late", {})
+    ends = {}
+    for name, end in found.get("deadlines", {}).items():
+        if not isinstance(end, datetime.datetime) or end.tzinfo is None:
+            raise SystemExit(
+                f"{path}: give the deadline of {name} with its zone, as "
+                "2026-11-02T23:59:00+01:00"
+            )
+        ends[name] = end.timestamp()
+    given = {}
+    for row in rows_of(folder / "late.csv", ("student", "assignment", "days")):
+        if not row["days"].strip().isdigit():
+            raise SystemExit(f"late.csv, line {row['']}: give whole days")
+        given[row["student"], row["assignment"]] = int(row["days"])
+    return late, ends, given, str(found.get("book", "")).rstrip("/")
+
+
+def apply_late(grades, course):
+    """Count every student's late days, and take off what they cost.
+
+    Free days are used up in the order of the deadlines; what they do not cover costs
+    the share ``penalty`` of the points for each day, and all after ``most_days``.
+    """
+    late, ends, given, _ = course
+    free = Counter()
+    for g in sorted(grades, key=lambda g: (g.student, ends.get(g.assignment, 0))):
+        over = g.time - ends.get(g.assignment, g.time) - 60 * late["grace_minutes"]
+        days = given.get((g.student, g.assignment), max(0, math.ceil(over / 86400)))
+        used = min(days, late["free_days"] - free[g.student])
+        free[g.student] += used
+        g.late, charged = days, days - used
+        share = 1.0 if charged > late["most_days"] else late["penalty"] * charged
+        g.share = min(1.0, share)
+
+
+def items(grades, output):
+    """A row per task: how hard it was, whom it tells apart, what went wrong most."""
+    rows, tasks = [], {}
+    for g in grades:
+        shares = {o.id: o.points / o.most for o in g.outcomes if o.points is not None}
+        for o in g.outcomes:
+            if o.id in shares and g.status != "unreadable":
+                rest = sum(shares.values()) - shares[o.id]
+                key = (g.assignment, o.id, o.title)
+                tasks.setdefault(key, []).append((shares[o.id], rest, o.message))
+    for key, found in tasks.items():
+        share, rest = [f[0] for f in found], [f[1] for f in found]
+        tells = ""
+        if len(set(share)) > 1 and len(set(rest)) > 1:
+            tells = number(statistics.correlation(share, rest))
+        often = Counter(f[2] for f in found if f[2] and f[0] < 1).most_common(1)
+        counts = len(share), number(statistics.mean(share))
+        ends = sum(s == 1 for s in share), sum(s == 0 for s in share)
+        rows.append((*key, *counts, *ends, tells, *(often[0] if often else ("", 0))))
+    head = ("assignment", "task", "title", "students", "mean_share", "all", "none")
+    head += ("correlation_with_rest", "most_frequent_message", "times")
+    table(output / "items.csv", head, rows)
+
+
+def likeness(grades, assignments, output):
+    """Pairs of students whose answers to a task are alike, whatever the names in them.
+
+    What the released notebook shows already does not count.
+    """
+    answers, rows = {}, []
+    for g in grades:
+        for kind, id, source, _ in g.steps:
+            if id and kind in ("student", "written"):
+                answers.setdefault((g.assignment, id), {})[g.student] = source
+    for (name, id), theirs in answers.items():
+        cell = next(c for c in assignments[name].cells if c.id == id)
+        shown = pieces(cell.released)
+        found = {s: pieces(text) - shown for s, text in theirs.items()}
+        found = {s: p for s, p in found.items() if len(p) >= SHORTEST}
+        for one, other in itertools.combinations(sorted(found), 2):
+            common = len(found[one] & found[other])
+            share = common / min(len(found[one]), len(found[other]))
+            if share >= ALIKE:
+                rows.append((name, id, one, other, f"{share:.2f}"))
+    rows.sort(key=lambda row: row[4], reverse=True)
+    head = ("assignment", "task", "student", "other", "share_alike")
+    table(output / "similarity.csv", head, rows)
+
+
+def pieces(source):
+    """All runs of a few tokens, with names and numbers made alike; words of prose."""
+    found = []
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.NAME and not keyword.iskeyword(token.string):
+                found.append("name")
+            elif token.type not in (tokenize.COMMENT, tokenize.NL):
+                found.append(token.string)
+    except (tokenize.TokenError, SyntaxError):
+        found = source.lower().split()
+    return {tuple(found[i : i + PIECE]) for i in range(len(found) - PIECE + 1)}
+
+
+def exports(grades, assignments, folder, output):
+    """Tables that Canvas and Moodle take, with everyone on the roster."""
+    needed = ("student", "name", "email", "id", "login", "section")
+    people = {r["student"]: r for r in rows_of(folder / "roster.csv", ("student",))}
+    for g in grades:
+        people.setdefault(g.student, {"student": g.student, "name": g.student})
+    names = [n for n in assignments if any(g.assignment == n for g in grades)]
+    totals = {(g.student, g.assignment): number(g.total) for g in grades}
+    canvas, moodle = [], []
+    for student, row in people.items():
+        name, email, id, login, section = (row.get(n, "") for n in needed[1:])
+        points = [totals.get((student, n), "") for n in names]
+        canvas.append((name, row.get("canvas", ""), id, login, section, *points))
+        moodle.append((name, email, id, *points))
+    most = [number(assignments[n].points) for n in names]
+    head = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section", *names)
+    canvas.insert(0, ("    Points Possible", "", "", "", "", *most))
+    table(output / "exports" / "canvas.csv", head, canvas)
+    head = ("Full name", "Email address", "ID number", *names)
+    table(output / "exports" / "moodle.csv", head, moodle)
+
+
+def gradescope(grade):
+    """What Gradescope reads from ``results.json``."""
+    tests = [
+        {
+            "name": o.title or o.id,
+            "score": o.points or 0.0,
+            "max_score": o.most,
+            "output": o.message or "passed",
+        }
+        for o in grade.outcomes
+    ]
+    return {"score": grade.total, "output": grade.reason, "tests": tests}
