@@ -20,7 +20,6 @@ FITTED = 99  # per cent; the lowest fit of random labels in Zhang et al. is 99.3
 CHANCE = 10  # per cent, ten classes
 LIMITED = 95  # per cent of random labels: a fit below has been held back
 EQUAL = 2  # points of clean accuracy that a regulariser may cost
-DELTA = 5  # per cent, the δ of the bounds
 EXACT = 1e-6  # relative; what rounding in float64 stays well below
 AGREE = 8  # decimal digits in which both sides of an identity agree
 BITS = 0.5  # of information: smaller changes are no phase of training
@@ -884,18 +883,6 @@ def noise_is_not_flatness(figures):
 # -- The SAM bound
 
 
-def P33(figures):
-    """The proved bounds fail in at most 5 % of the draws, as δ promises, and the
-    assumption holds at the noise of the proof; partly, if only the first.
-
-    Overturned by: nothing that draws can show; the bounds are far too loose to fail.
-    """
-    proved = ("Theorem 2", "re-derived", "PAC-Bayes-kl")
-    covered = all(figures[f"fails, {name}, %"].mean() <= DELTA for name in proved)
-    assumed = ci(figures["rise/(σ²/2)"]).low > 0
-    return verdict(reproduced=covered and assumed, partly=covered)
-
-
 def P34(figures):
     """The highest training error within ρ = 0.05 is at least the test error, by a point
     that is known to be there. Where even its upper limit is below the test error,
@@ -933,7 +920,7 @@ def assumption_at_the_solution(figures):
 
 def pac_bayes_bounds_the_average(figures):
     """With the same constant, the average loss under noise gives a lower bound than the
-    maximum over the ball.
+    maximum over the ball that holds this noise, each at its best of the same levels.
 
     Overturned by: an interval of the difference that holds 0.
     """

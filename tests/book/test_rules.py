@@ -21,7 +21,6 @@ WIDE = [-9, 9, -9, 9]  # an interval that holds 0, from -14 to 14
 # been replaced by one that can fail.
 CANNOT_FAIL = {
     "P15",
-    "P33",
     "P45",
     "adaptive-sharpness-out-of-distribution",
     "some-measures-fail",
@@ -359,16 +358,6 @@ MADE = {
         },
     },
     # -- sam_bound
-    "P33": three(
-        {
-            **{
-                f"fails, {k}, %": 0 for k in ("Theorem 2", "re-derived", "PAC-Bayes-kl")
-            },
-            "rise/(σ²/2)": 5,
-        },
-        {"rise/(σ²/2)": -1},
-        {"fails, PAC-Bayes-kl, %": [100, 0, 0, 0]},
-    ),
     "P34": {
         "reproduced": {
             "maximum, ρ = 0.05, at least": 0.1,
