@@ -420,6 +420,166 @@ def on_manifold_training_helps(figures):
 # -- Information bottleneck
 
 
+def P19(figures):
+    """Before training both kinds of information fall from the first layer to the last,
+    that on X by more than half a bit without bins too; partly, if only in bins.
+
+    Overturned by: no fall of either in bins.
+    """
+    falls = min(ci(v).low for k, v in figures.items() if k.endswith("in bins")) > 0
+    real = ci(figures["I(X;T), no bins"]).low > BITS
+    return verdict(reproduced=falls and real, partly=falls)
+
+
+def P20(figures):
+    """Between epochs chosen on the other networks, T4 and T5 gain half a bit on X and
+    on Y, in fixed bins, in adaptive ones and without any; partly, if in fixed bins.
+
+    Overturned by: a gain of less than half a bit, on X or on Y, in fixed bins.
+    """
+    fixed, adaptive, real = (
+        min(ci(v).low for v in _matching(figures, end)) > BITS
+        for end in ("fixed bins", "adaptive bins", "no bins")
+    )
+    label = min(ci(v).low for v in _matching(figures, "I(T;Y)")) > BITS
+    return verdict(
+        reproduced=fixed and adaptive and real and label, partly=fixed and label
+    )
+
+
+def P21(figures):
+    """Between epochs chosen on the other networks, T4 and T5 lose half a bit on X, in
+    fixed bins, in adaptive ones and without any, and less than 0.02 bits on Y; partly,
+    if this is so in fixed bins.
+
+    Overturned by: in fixed bins less than half a bit lost on X, or more on Y.
+    """
+    fixed, adaptive, real = (
+        min(ci(v).low for v in _matching(figures, end)) > BITS
+        for end in ("fixed bins", "adaptive bins", "no bins")
+    )
+    kept = max(ci(v).high for v in _matching(figures, "I(T;Y)")) < LABEL_BITS
+    return verdict(
+        reproduced=fixed and adaptive and real and kept, partly=fixed and kept
+    )
+
+
+def P22(figures):
+    """In most networks T5 takes at least twice as many epochs to lose half a bit on X
+    as it took to gain half a bit, in fixed and in adaptive bins; partly, if in one kind
+    of bins.
+
+    Overturned by: shares of the networks that may be one half or less in both.
+    """
+    most = [ci(values).low > 50 for values in figures.values()]
+    return verdict(reproduced=all(most), partly=any(most))
+
+
+def P23(figures):
+    """The bound on I(T;Y) that falling cross-entropy gives rises, and nowhere does
+    I(T6;Y) fall while training loss does; partly, if on 5 % of the data it does.
+
+    Overturned by: a bound that does not rise.
+    """
+    training = ci(figures["5 %, training loss meanwhile"]).high < 0
+    against = training and ci(figures["5 %, I(T6;Y) lost late"]).low > LABEL_BITS
+    rises = ci(figures["85 %, bound"]).low > 0
+    return verdict(reproduced=rises and not against, partly=rises)
+
+
+def P24(figures):
+    """With SGD T5 loses half a bit, and with the full batch, without SGD's noise, less;
+    partly, if it loses more with SGD than with the full batch by half a bit at equal
+    training loss.
+
+    Overturned by: no loss with SGD, or as much with the full batch.
+    """
+    there = ci(figures["SGD"]).low > BITS
+    without = [ci(v).high for k, v in figures.items() if k.startswith("full batch")]
+    more = ci(figures["SGD − full batch, equal training loss"]).low > BITS
+    return verdict(reproduced=there and max(without) < BITS, partly=there and more)
+
+
+def P25(figures):
+    """Between epochs chosen on the other networks, T5 loses more than 0.02 bits on the
+    label when trained on 5 % of the data, and less when trained on 85 %.
+
+    Overturned by: no such loss on 5 %, or one on 85 %.
+    """
+    few, many = ci(figures["5 %"]), ci(figures["85 %"])
+    return verdict(reproduced=few.low > LABEL_BITS > many.high)
+
+
+def P26(figures):
+    """I(X;T5) falls by half a bit on 5 % and on 85 % of the data, to within half a bit
+    equally far, and I(T5;Y) falls more on 5 %; partly, if the falls are not equal.
+
+    Overturned by: a case without a fall, or a loss on the label that is no larger.
+    """
+    few, many, more, label = (ci(values) for values in figures.values())
+    there = min(few.low, many.low) > BITS and label.low > 0
+    equal = -BITS < more.low and more.high < BITS
+    return verdict(reproduced=there and equal, partly=there)
+
+
+def compression_starts_at_350_epochs(figures):
+    """With the optimiser, the rate and the batch of the authors' code, I(X;T5) is for
+    the last time within half a bit of its top within a factor of two of 350 epochs.
+
+    Overturned by: an interval of the mean logarithm outside that range.
+    """
+    start = ci(figures["log2 of the epoch"])
+    low, high = np.log2(175), np.log2(700)
+    inside = start.low > low and start.high < high
+    outside = start.high < low or start.low > high
+    return verdict(
+        reproduced=inside, otherwise="contradicted" if outside else "not at this scale"
+    )
+
+
+def full_batch_compresses(figures):
+    """With the full batch, too, T5 loses half a bit between epochs chosen on the other
+    networks; partly, if with one of the two optimisers.
+
+    Overturned by: both losing less.
+    """
+    lost = [ci(values).low > BITS for values in figures.values()]
+    return verdict(reproduced=all(lost), partly=any(lost))
+
+
+def compression_is_not_generalization(figures):
+    """Of the changes to the training that move the compression of T5 by half a bit,
+    none moves test accuracy the same way; partly, if some do.
+
+    Overturned by: accuracy that follows whenever compression is moved.
+    """
+    follows = []
+    for label, values in figures.items():
+        if not label.endswith(", bits"):
+            continue
+        bits = ci(values)
+        points = ci(figures[label.removesuffix("bits") + "points"])
+        if bits.low > BITS:
+            follows.append(points.low > 0)
+        elif bits.high < -BITS:
+            follows.append(points.high < 0)
+    if not follows:
+        return verdict(otherwise="not at this scale")
+    return verdict(reproduced=not any(follows), partly=not all(follows))
+
+
+def true_information_is_constant(figures):
+    """In every layer of every network, at every recorded epoch, all 4,096 inputs are
+    told apart in double precision: 12 bits, to 0.01.
+
+    Overturned by: one layer that has less.
+    """
+    return holds(min(values.min() for values in figures.values()) > 11.99)
+
+
+# -- Estimates and chains
+
+
 def P18(figures):
     """Where counting is exact, in networks with rounded units, information never rises
     from one layer to the next.
@@ -427,96 +587,6 @@ def P18(figures):
     Overturned by: one such rise beyond rounding.
     """
     return holds(figures["rounded networks"].max() <= 1e-9)
-
-
-def P19(figures):
-    """Before training both kinds of information fall from the first layer to the last,
-    that on X by more than 0.1 bits without bins too; partly, if only in bins.
-
-    Overturned by: no fall of either.
-    """
-    x, y, real = (ci(values) for values in figures.values())
-    falls = min(x.low, y.low) > 0
-    return verdict(reproduced=falls and real.mean > 0.1, partly=falls)
-
-
-def P20(figures):
-    """In T4 and T5 both kinds of information rise, and on X by more than half a bit
-    with large first weights and with adaptive bins too; partly, if only as usually
-    measured.
-
-    Overturned by: a layer without a rise.
-    """
-    others = ("T5, start × 2", "T5, adaptive")
-    rise = min(ci(v).low for k, v in figures.items() if k not in others) > 0
-    anyhow = min(ci(figures[k]).low for k in others) > BITS
-    return verdict(reproduced=rise and anyhow, partly=rise)
-
-
-def P21(figures):
-    """In T4 and T5 I(X;T) falls after its peak while I(T;Y) loses less than 0.02 bits,
-    and I(X;T5) by more than 0.1 bits without bins too; partly, if only in bins.
-
-    Overturned by: no fall, or a loss of I(T;Y).
-    """
-    kept = [ci(v).high for v in _matching(figures, "I(T;Y)")]
-    falls = min(ci(figures[k]).low for k in ("T4", "T5")) > 0
-    both = falls and max(kept) < LABEL_BITS
-    return verdict(
-        reproduced=both and ci(figures["T5, no bins"]).mean > 0.1, partly=both
-    )
-
-
-def P22(figures):
-    """Forgetting takes at least twice as many epochs as fitting, network by network.
-
-    Overturned by: a mean ratio whose interval reaches down to 2.
-    """
-    ratio = (figures["forgetting"] + 1) / (figures["fitting"] + 1)
-    return verdict(reproduced=ci(np.log2(ratio)).low > 1)
-
-
-def P23(figures):
-    """The bound on I(T;Y) that falling cross-entropy gives rises, and I(T;Y) falls
-    nowhere while the training loss does; partly, if it does fall late, on few data.
-
-    Overturned by: a bound that does not rise.
-    """
-    falls = figures["5 %, training loss, largest rise"] < 0.02
-    against = falls and ci(figures["5 %, I(T6;Y), late loss"]).low > 0
-    rises = ci(figures["85 %, bound"]).low > 0
-    return verdict(reproduced=rises and not against, partly=rises)
-
-
-def P24(figures):
-    """With SGD more than half a bit is lost, and with the full batch, without SGD's
-    noise, less than that.
-
-    Overturned by: compression without the noise, or none with it.
-    """
-    there = ci(figures["SGD"]).low > BITS
-    without = [ci(v).high for k, v in figures.items() if k.startswith("full batch")]
-    return verdict(reproduced=there and max(without) < BITS)
-
-
-def P25(figures):
-    """On 5 % of the data T5 loses more than 0.02 bits on the label, on 85 % less.
-
-    Overturned by: no loss on 5 %, or one on 85 %.
-    """
-    few, many = ci(figures["T5, 5 %"]), ci(figures["T5, 85 %"])
-    return verdict(reproduced=few.low > LABEL_BITS > many.high)
-
-
-def P26(figures):
-    """I(X;T5) falls on 5 % and on 85 % of the data, equally, and I(T5;Y) falls more on
-    5 %; partly, if the falls of I(X;T5) differ.
-
-    Overturned by: a case without a fall, or a loss on the label that is no larger.
-    """
-    few, many, more, label = (ci(values) for values in figures.values())
-    there = min(few.low, many.low) > 0 and label.low > 0
-    return verdict(reproduced=there and more.low <= 0 <= more.high, partly=there)
 
 
 def P27(figures):
@@ -530,69 +600,50 @@ def P27(figures):
     return verdict(reproduced=broken and not whole, partly=broken)
 
 
-def compression_starts_at_350_epochs(figures):
-    """The peak of I(X;T) is within a factor of two of 350 epochs.
+def P39(figures):
+    """Another way to sample, with the loss the same to 1 %, changes the sharpness by
+    more than 10 %, as another way to write the weights does in the control.
 
-    Overturned by: an interval of the mean logarithm outside that range.
+    Overturned by: a sharpness within 10 %, where the control moves it by more.
     """
-    start = ci(figures["log2 (epochs + 1)"])
-    low, high = np.log2(175), np.log2(700)
-    inside = start.low > low and start.high < high
-    outside = start.high < low or start.low > high
+    loss, control, sampled = (
+        ci(figures[k])
+        for k in ("loss, ratio", "sharpness, ratio, control", "sharpness, ratio")
+    )
+    same = loss.low > 0.99 and loss.high < 1.01
+    seen = control.low > 1.1 or control.high < 1 / 1.1
+    moved = sampled.low > 1.1 or sampled.high < 1 / 1.1
+    still = sampled.low > 1 / 1.1 and sampled.high < 1.1
+    decided = same and seen and still
     return verdict(
-        reproduced=inside, otherwise="contradicted" if outside else "not at this scale"
+        reproduced=same and moved,
+        otherwise="contradicted" if decided else "not at this scale",
     )
 
 
 def no_compression_without_saturation(figures):
-    """By bins and by the kernel estimate, tanh units lose more than half a bit, and
-    ReLU and linear units less; partly, if this is so of one of the two.
+    """From epoch 20 to 200 tanh units lose half a bit by fixed bins and under noise, and
+    no layer of ReLU or of linear units does; partly, if this is so of one of the two.
 
-    Overturned by: tanh units that do not compress, or both others compressing.
+    Overturned by: tanh units that lose less, or both others losing as much.
     """
-    tanh = min(ci(figures[k]).low for k in ("Adam, bins", "tanh, kernel")) >= BITS
-    none = [
-        max(ci(figures[f"{kind}, {how}"]).high for how in ("bins", "kernel")) < BITS
-        for kind in ("ReLU", "linear")
-    ]
+
+    def of(kind):
+        return [ci(v) for k, v in figures.items() if k.startswith(kind)]
+
+    tanh = min(found.low for found in of("tanh")) > BITS
+    none = [max(f.high for f in of(kind)) < BITS for kind in ("ReLU", "linear")]
     return verdict(reproduced=tanh and all(none), partly=tanh and any(none))
 
 
-def full_batch_compresses(figures):
-    """With the full batch, too, more than half a bit is lost after the peak.
-
-    Overturned by: an optimiser with which less is lost.
-    """
-    return verdict(reproduced=min(ci(values).low for values in figures.values()) > BITS)
-
-
-def compression_is_not_generalization(figures):
-    """Compression explains less than half of the variance of test accuracy between
-    networks, and networks with 5 % of the data compress more than those with 85 %;
-    partly, if one of the two is so.
-
-    Overturned by: a strong correlation, and more compression on more data.
-    """
-    ends = [(ci(v).low, ci(v).high) for k, v in figures.items() if k.startswith("r, ")]
-    weak = max(abs(end) for both in ends for end in both) < 0.5**0.5
-    apart = ci(figures["I(X;T5) lost, 5 % − 85 %"]).low > 0
-    return verdict(reproduced=weak and apart, partly=weak or apart)
-
-
-def true_information_is_constant(figures):
-    """Before and after training all 4,096 inputs are told apart: 12 bits, to 0.01.
-
-    Overturned by: one network that has less.
-    """
-    return holds(min(values.min() for values in figures.values()) > 11.99)
-
-
 def adaptive_estimates_compress(figures):
-    """With adaptive bins ReLU and linear units lose more than half a bit.
+    """From epoch 20 to 200, with adaptive bins, ReLU and linear units both lose half a
+    bit in T5; partly, if one of the two.
 
-    Overturned by: either of them losing less.
+    Overturned by: both losing less.
     """
-    return verdict(reproduced=min(ci(values).low for values in figures.values()) > BITS)
+    lost = [ci(values).low > BITS for values in figures.values()]
+    return verdict(reproduced=all(lost), partly=any(lost))
 
 
 # -- Flatness

@@ -166,72 +166,111 @@ MADE = {
     ),
     "on-manifold-training-helps": either({"attacks": 3.6}, {"attacks": WIDE}),
     # -- information_bottleneck
-    "P18": proved({"rounded networks": 0, "ReLU": 0.3}, {"rounded networks": 0.1}),
-    "P19": three({"X": 10, "Y": 1, "no bins": 1}, {"no bins": 0}, {"Y": WIDE}),
+    "P19": three(
+        {"I(X;T), in bins": 10, "I(T;Y), in bins": 1, "I(X;T), no bins": 1},
+        {"I(X;T), no bins": 0},
+        {"I(T;Y), in bins": WIDE},
+    ),
     "P20": three(
         {
-            **{f"T{i}, {of}": 1 for i in (4, 5) for of in ("I(X;T)", "I(T;Y)")},
-            "T5, start × 2": 1,
-            "T5, adaptive": 1,
+            **{
+                f"T{i}, {bins} bins": 1
+                for i in (4, 5)
+                for bins in ("fixed", "adaptive", "no")
+            },
+            **{"T4, I(T;Y)": 0.7, "T5, I(T;Y)": 0.8},
         },
-        {"T5, adaptive": 0},
-        {"T4, I(X;T)": -1},
+        {"T5, no bins": 0, "T5, adaptive bins": 0},
+        {"T4, fixed bins": -1},
     ),
     "P21": three(
-        {"T4": 2, "T5": 2, "T4, I(T;Y)": 0, "T5, I(T;Y)": 0, "T5, no bins": 1},
-        {"T5, no bins": 0},
+        {
+            **{
+                f"T{i}, {bins} bins": 2
+                for i in (4, 5)
+                for bins in ("fixed", "adaptive", "no")
+            },
+            **{"T4, I(T;Y)": 0, "T5, I(T;Y)": 0},
+        },
+        {"T5, no bins": 0, "T5, adaptive bins": 0},
         {"T5, I(T;Y)": 0.1},
     ),
-    "P22": either({"fitting": 10, "forgetting": 150}, {"forgetting": 12}),
+    "P22": three(
+        {"fixed bins": 90, "adaptive bins": [100, 100, 100, 80]},
+        {"fixed bins": [0, 100, 0, 100]},
+        {"fixed bins": [0, 100, 0, 100], "adaptive bins": 20},
+    ),
     "P23": three(
         {
             "85 %, bound": 0.9,
-            "5 %, I(T6;Y), late loss": 0,
-            "5 %, training loss, largest rise": [0],
+            "5 %, I(T6;Y) lost late": 0,
+            "5 %, training loss meanwhile": -0.1,
         },
-        {"5 %, I(T6;Y), late loss": 0.1},
+        {"5 %, I(T6;Y) lost late": 0.1},
         {"85 %, bound": 0},
     ),
-    "P24": either(
-        {"SGD": 3, "full batch, GD": 0, "full batch, Adam": 0}, {"full batch, GD": 4}
+    "P24": three(
+        {
+            "SGD": 3,
+            "full batch, GD": 0,
+            "full batch, Adam": 0,
+            "SGD − full batch, equal training loss": 2,
+        },
+        {"full batch, GD": 4},
+        {"full batch, GD": 4, "SGD − full batch, equal training loss": WIDE},
     ),
-    "P25": either({"T5, 5 %": 0.1, "T5, 85 %": 0}, {"T5, 85 %": 0.1}),
+    "P25": either({"5 %": 0.1, "85 %": 0}, {"85 %": 0.1}),
     "P26": three(
         {"5 %": 5, "85 %": 5, "difference": 0, "label": 0.1},
         {"5 %": 8, "difference": 3},
         {"label": 0},
     ),
+    "compression-starts-at-350-epochs": {
+        "reproduced": {"log2 of the epoch": 8.5},
+        "not at this scale": {"log2 of the epoch": WIDE},
+        "contradicted": {"log2 of the epoch": 5},
+    },
+    "full-batch-compresses": three(
+        {"Adam": 2, "GD": 4}, {"GD": 0}, {"Adam": 0, "GD": WIDE}
+    ),
+    "compression-is-not-generalization": {
+        "reproduced": {
+            **{"small start, bits": -3, "small start, points": 0},
+            **{"decay, bits": 2, "decay, points": WIDE},
+        },
+        "partly": {"decay, points": 1},
+        "not at this scale": {"small start, bits": 0, "decay, bits": WIDE},
+        "contradicted": {"decay, points": 1, "small start, points": -2},
+    },
+    "true-information-is-constant": proved({"T1": 12, "T5": 12}, {"T5": 11}),
+    # -- estimates
+    "P18": proved({"rounded networks": 0, "ReLU": 0.3}, {"rounded networks": 0.1}),
     "P27": three(
         {"largest rise, branch": 1, "largest rise, state": 1},
         {"largest rise, state": 0},
         {"largest rise, branch": 0},
     ),
-    "compression-starts-at-350-epochs": {
-        "reproduced": {"log2 (epochs + 1)": 8.5},
-        "not at this scale": {"log2 (epochs + 1)": WIDE},
-        "contradicted": {"log2 (epochs + 1)": 5},
+    "P39": {
+        "reproduced": {
+            "loss, ratio": 1,
+            "sharpness, ratio": 4,
+            "sharpness, ratio, control": 9,
+        },
+        "not at this scale": {"sharpness, ratio": WIDE},
+        "contradicted": {"sharpness, ratio": 1},
     },
     "no-compression-without-saturation": three(
         {
-            "Adam, bins": 2,
-            "tanh, kernel": 2,
-            **{
-                f"{k}, {how}": 0
-                for k in ("ReLU", "linear")
-                for how in ("bins", "kernel")
-            },
+            f"{kind}, T5, {how}": lost
+            for kind, lost in (("tanh", 2), ("ReLU", 0), ("linear", 0))
+            for how in ("fixed bins", "noise")
         },
-        {"linear, bins": 4},
-        {"tanh, kernel": 0},
+        {"linear, T5, fixed bins": 4},
+        {"tanh, T5, noise": 0},
     ),
-    "full-batch-compresses": either({"Adam": 2, "GD": 4}, {"GD": 0}),
-    "compression-is-not-generalization": three(
-        {"r, T4": 0.1, "r, T5": -0.1, "I(X;T5) lost, 5 % − 85 %": 3},
-        {"r, T4": 0.9},
-        {"r, T4": 0.9, "I(X;T5) lost, 5 % − 85 %": -3},
+    "adaptive-estimates-compress": three(
+        {"ReLU": 0.9, "linear": 5}, {"ReLU": 0.1}, {"ReLU": 0.1, "linear": WIDE}
     ),
-    "true-information-is-constant": proved({"start": 12, "end": 12}, {"end": 11}),
-    "adaptive-estimates-compress": either({"ReLU": 0.9, "linear": 5}, {"ReLU": 0.1}),
     # -- flatness
     "P02": proved({"below zero, %": 0, "ratio": 70}, {"below zero, %": 100}),
     "P28": three({"flat": 3, "sharp": 5}, {"sharp": 3.5}, {"sharp": 2}),
