@@ -564,6 +564,16 @@ def test_the_information_plane_plays_and_switches(shown):
     assert page.get_by_role("button", name="Play").is_visible()
 
 
+def test_layers_that_lie_together_share_a_label(shown):
+    xt = np.array([[9.0, 6, 3], [12, 12, 3]])  # apart, then two at one place
+    page = shown(explorers.information_plane(([0, 100], xt, xt / 12), limits=(12, 1)))
+    notes = page.locator(".fx-panel").first.locator(".fx-note")
+    assert notes.all_text_contents() == ["layer 1 to layer 2", "layer 3"]
+    page.get_by_label("epoch", exact=True).press("Home")
+    settle(page)
+    assert notes.all_text_contents() == ["layer 1", "layer 2", "layer 3"]
+
+
 def test_who_asked_for_less_motion_is_taken_to_the_end(shown):
     widget = explorers.information_plane(planes()["tanh", 30], limits=(12, 1))
     page = shown(widget, reduced_motion="reduce")

@@ -214,10 +214,10 @@ MADE = {
             "SGD": 3,
             "full batch, GD": 0,
             "full batch, Adam": 0,
-            "SGD − full batch, equal training loss": 2,
+            "more with SGD, equal training loss": 2,
         },
         {"full batch, GD": 4},
-        {"full batch, GD": 4, "SGD − full batch, equal training loss": WIDE},
+        {"full batch, GD": 4, "more with SGD, equal training loss": WIDE},
     ),
     "P25": either({"5 %": 0.1, "85 %": 0}, {"85 %": 0.1}),
     "P26": three(
@@ -269,7 +269,17 @@ MADE = {
         {"tanh, T5, noise": 0},
     ),
     "adaptive-estimates-compress": three(
-        {"ReLU": 0.9, "linear": 5}, {"ReLU": 0.1}, {"ReLU": 0.1, "linear": WIDE}
+        {
+            f"{units}, from {since}": 2
+            for units in ("ReLU", "linear")
+            for since in ("epoch 25", "the start")
+        },
+        {"ReLU, from epoch 25": 0.1, "linear, from epoch 25": 0.1},
+        {
+            f"{units}, from {since}": 0.1
+            for units in ("ReLU", "linear")
+            for since in ("epoch 25", "the start")
+        },
     ),
     # -- flatness
     "P02": proved({"below zero, %": 0, "ratio": 70}, {"below zero, %": 100}),

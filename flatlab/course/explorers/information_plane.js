@@ -75,9 +75,17 @@ function build(view) {
       if (t >= first) graph.dot(epochs[t], xs[t], { look, size: 4 });
       return [name, xs[t], ys[t]];
     });
+    const labels = []; // layers that lie together share one
     said.forEach(([name, x, y], look) => {
       map.dot(x, y, { look, size: 6 });
-      map.text(x, y, name, { dx: -7, dy: look % 2 ? 19 : -10 }); // neighbours do not collide
+      const [px, py] = [map.scale.x.to(x), map.scale.y.to(y)];
+      const last = labels[labels.length - 1];
+      if (last && Math.hypot(last.px - px, last.py - py) < 20) last.names.push(name);
+      else labels.push({ names: [name], x, y, px, py });
+    });
+    labels.forEach(({ names, x, y }, i) => {
+      const words = names.length > 1 ? `${names[0]} to ${names[names.length - 1]}` : names[0];
+      map.text(x, y, words, { dx: -7, dy: i % 2 ? 19 : -10 }); // neighbours do not collide
     });
     const where = choices.map(({ label, options }, i) => `${label} ${options[plane.at[i]]}`);
     const points = said.map(([name, x, y]) => `${name} (${short(x)}, ${short(y)})`).join(", ");
