@@ -60,7 +60,8 @@ function build(view) {
     const track = (key, layer) =>
       Float32Array.from(epochs, (_, i) => plane[key].values[i * layers.length + layer]);
     map.start({ x: [0, 1.04 * limits[0]], y: [0, 1.12 * limits[1]] });
-    graph.start({ x: [epochs[first], epochs[epochs.length - 1]], y: [0, 1.04 * limits[0]], logX: true });
+    const last = Math.max(epochs[epochs.length - 1], 2 * epochs[first]); // also for one
+    graph.start({ x: [epochs[first], last], y: [0, 1.04 * limits[0]], logX: true });
     graph.rule({ x: Math.max(epochs[t], epochs[first]), name: "fx-now" });
     const said = layers.map((name, look) => {
       const [xs, ys] = [track("xt", look), track("ty", look)];
@@ -79,8 +80,8 @@ function build(view) {
     said.forEach(([name, x, y], look) => {
       map.dot(x, y, { look, size: 6 });
       const [px, py] = [map.scale.x.to(x), map.scale.y.to(y)];
-      const last = labels[labels.length - 1];
-      if (last && Math.hypot(last.px - px, last.py - py) < 20) last.names.push(name);
+      const before = labels[labels.length - 1];
+      if (before && Math.hypot(before.px - px, before.py - py) < 20) before.names.push(name);
       else labels.push({ names: [name], x, y, px, py });
     });
     labels.forEach(({ names, x, y }, i) => {
