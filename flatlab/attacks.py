@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -224,29 +224,39 @@ class _Inputs(Bound):
             return super().project(epsilon)
         if self.p == math.inf:
             return self.points(super().project(epsilon)) - self.x
-        t = torch.where(self.t > 0, self.t, 1)
-        # how far each coordinate may go in its own direction, and would go
-        room = torch.where(epsilon > 0, self.box[1] - self.x, self.x - self.box[0]) / t
-        size = torch.where(self.t > 0, epsilon.abs(), 0) / t
-        sign = epsilon.sign() * t
-        clipped = sign * torch.minimum(size, room)
-        outside = self.norm(clipped)[..., None] > self.radius
+        up, down, t = self._room
+        room, size = torch.where(epsilon > 0, up, down), epsilon.abs() / t
+        clipped, reach = torch.minimum(size, room), self.radius
+        outside = torch.linalg.vector_norm(clipped, dim=-1, keepdim=True) > reach
         if not outside.any():
-            return clipped
+            return epsilon.sign() * self.t * clipped
         # s at which each coordinate meets the box: never for one that does not move
-        meets = torch.where(size > 0, room / torch.where(size > 0, size, 1), math.inf)
+        meets = (room / size).nan_to_num(math.inf, math.inf)
         meets, order = meets.sort(dim=-1)
         room_sorted, size_sorted = room.gather(-1, order), size.gather(-1, order)
         # squared norm from the coordinates clipped before the i-th, and from the others
         stuck = _running_sum(room_sorted.square()) - room_sorted.square()
         free = _running_sum(size_sorted.square().flip(-1)).flip(-1)
-        squared = self.radius.square()
         norms = stuck + torch.where(free > 0, meets.square() * free, 0)
-        i = (norms < squared).sum(-1, keepdim=True).clamp_max(epsilon.shape[-1] - 1)
-        rest, slope = squared - stuck.gather(-1, i), free.gather(-1, i)
+        i = (norms < reach.square()).sum(-1, keepdim=True)
+        i = i.clamp_max(epsilon.shape[-1] - 1)
+        rest, slope = reach.square() - stuck.gather(-1, i), free.gather(-1, i)
         s = (rest.clamp_min(0) / torch.where(slope > 0, slope, 1)).sqrt()
-        cut = super().project(sign * torch.minimum(s * size, room))
-        return torch.where(outside, cut, clipped)
+        cut = torch.minimum(s * size, room)
+        # rounding must not carry it over the edge
+        length = torch.linalg.vector_norm(cut, dim=-1, keepdim=True)
+        over = length > reach
+        cut = cut * torch.where(over, reach / torch.where(over, length, 1), 1)
+        return epsilon.sign() * self.t * torch.where(outside, cut, clipped)
+
+    @cached_property
+    def _room(self) -> tuple[Tensor, Tensor, Tensor]:
+        """How far x may go up and down in units of t, and these, 1 where t is 0."""
+        assert self.box is not None
+        t = torch.where(self.t > 0, self.t, 1)
+        ways = (self.box[1] - self.x, self.x - self.box[0])
+        up, down = (torch.where(self.t > 0, way / t, 0) for way in ways)
+        return up, down, t
 
 
 def _running_sum(x: Tensor) -> Tensor:
