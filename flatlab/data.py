@@ -439,19 +439,11 @@ def corrupt_labels(data: Dataset, fraction: Any, seed: Any = 0) -> Dataset:
             "the labels are per member already, shape "
             f"{tuple(data.train.y.shape)}; corrupt data whose labels have shape (n,)"
         )
-    if data.classes < 2:
-        raise ValueError("labels of a single class cannot be corrupted")
     fractions = np.asarray(torch.as_tensor(fraction, device="cpu"), dtype=np.float64)
     if not ((fractions >= 0) & (fractions <= 1)).all():
         raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
     seeds = np.asarray(list(seed) if np.iterable(seed) else seed)
-    try:
-        fractions, seeds = np.broadcast_arrays(fractions, seeds)
-    except ValueError:
-        raise ValueError(
-            f"fraction has shape {fractions.shape} and seed {seeds.shape}: "
-            "they must broadcast"
-        ) from None
+    fractions, seeds = np.broadcast_arrays(fractions, seeds)
     y = data.train.y.cpu().numpy()
     truth = data.train.clean_y.cpu().numpy()
     draws = {int(s): _label_draw(truth, data.classes, int(s)) for s in np.unique(seeds)}

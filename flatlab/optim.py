@@ -317,12 +317,6 @@ def _check_parameters(parameters: list[Tensor]) -> None:
             "vectors: keep its real and imaginary part as two parameters, or as one "
             "with torch.view_as_real"
         )
-    devices = {str(p.device) for p in parameters}
-    if len(devices) > 1:
-        raise ValueError(
-            f"the parameters lie on {sorted(devices)}, but SAM needs them on one "
-            "device: its ε is one vector over all of them"
-        )
 
 
 def _callables(closures: Any) -> list[Callable[[], Tensor]]:

@@ -642,7 +642,7 @@ def test_corruption_takes_a_seed_per_member(small):
         ({"fraction": -0.1}, r"\[0, 1\]"),
         ({"fraction": 1.1}, r"\[0, 1\]"),
         ({"fraction": float("nan")}, r"\[0, 1\]"),
-        ({"fraction": [0.1, 0.2], "seed": range(3)}, "must broadcast"),
+        ({"fraction": [0.1, 0.2], "seed": range(3)}, "shape mismatch"),
     ],
 )
 def test_bad_corruptions_are_refused(small, options, says):

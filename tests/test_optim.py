@@ -744,9 +744,6 @@ def test_what_it_refuses():
         SAM(momentum(model), ball(0.1), module=small())
     with pytest.raises(TypeError, match="parameter is complex"):
         SAM(momentum(nn.Linear(6, 3, dtype=torch.complex64)), ball(0.1))
-    parted = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3, device="meta"))
-    with pytest.raises(ValueError, match=r"cpu.*meta.*one device"):
-        SAM(momentum(parted), ball(0.1))
     with pytest.raises(ValueError, match="by layer"):
         SAM(momentum(model), adaptive_ball(0.1, by="layer"))
     optimizer = SAM(momentum(model), ball(0.1))
