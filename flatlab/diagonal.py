@@ -15,6 +15,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -45,22 +46,12 @@ def exact_diagonal(loss: Loss, w: Tensor) -> Tensor | None:
 
     Linear layers on vectors, convolutions (1-D and 2-D), BatchNorm in eval mode, ReLU
     and its kin, pooling and additions have one, with the criterion "cross_entropy" or
-    "mse".
-
-    Args:
-        loss: the training loss.
-        w: (members, k).
-
-    Returns:
-        (members, k) or None.
+    "mse". w is (members, k), and so is the diagonal.
     """
     if loss.criterion.function not in ("cross_entropy", "mse"):
         return None
-    try:
-        plan = _Plan(loss.net)
-    except Exception:  # what a trace cannot follow has no closed form here
-        return None
-    if not (plan.linear_in_each_weight() and _agrees(loss, w, plan)):
+    plan = _plan(loss.net)
+    if plan is None or not _agrees(loss, w, plan):
         return None
     # per-example gradients of a convolution, one for each column of S or so
     wide = [m.weight.numel() for m in plan.layers.values() if type(m) is not nn.Linear]
@@ -103,52 +94,67 @@ def chunks_of(loss: Loss, w: Tensor, member: int) -> Iterator[tuple[Any, Tensor,
 # ------------------------------------------------------------------------ the trace
 
 
+_PLANS: WeakKeyDictionary[Network, "_Plan | None"] = WeakKeyDictionary()
+
+
+def _plan(net: Network) -> "_Plan | None":
+    """The trace of a network that is linear in each weight; None of any other."""
+    if net not in _PLANS:
+        try:
+            plan = _Plan(next(net.modules()), set(net.layout.names))
+        except Exception:  # what a trace cannot follow has no closed form here
+            plan = None
+        _PLANS[net] = plan if plan and plan.is_linear else None
+    return _PLANS[net]
+
+
 class _Plan:
-    """The trace of a network, with names for its weights and buffers."""
+    """The trace of a module, with names for its weights and buffers."""
 
-    def __init__(self, net: Network):
-        self.net, skeleton = net, next(net.modules())
-        bare = type(skeleton) in _LAYERS  # a trace would look inside it
-        self.traced = fx.symbolic_trace(nn.Sequential(skeleton) if bare else skeleton)
-        named = (*skeleton.named_parameters(), *skeleton.named_buffers())
-        self.names = {id(tensor): name for name, tensor in named}
+    def __init__(self, module: nn.Module, trained: set[str]):
+        bare = type(module) in _LAYERS  # a trace would look inside it
+        self.traced = fx.symbolic_trace(nn.Sequential(module) if bare else module)
+        named = (*module.named_parameters(), *module.named_buffers())
+        names = {id(tensor): name for name, tensor in named}
+        # of each module that is called: its tensors, and their names in the network
+        self.own: dict[str, dict[str, str]] = {}
         self.layers: dict[str, Any] = {}  # those with weights in w
+        for node in self.traced.graph.find_nodes(op="call_module"):
+            called = self.traced.get_submodule(node.target)
+            tensors = (*called.named_parameters(), *called.named_buffers())
+            self.own[node.target] = {name: names[id(t)] for name, t in tensors}
+        self.is_linear = self._linear_in_each_weight(trained, set(names.values()))
 
-    def own(self, module: nn.Module) -> dict[str, str]:
-        """Each tensor of a module, and its name in the network."""
-        tensors = (*module.named_parameters(), *module.named_buffers())
-        return {name: self.names[id(tensor)] for name, tensor in tensors}
-
-    def linear_in_each_weight(self) -> bool:
+    def _linear_in_each_weight(self, trained: set[str], known: set[str]) -> bool:
         """Whether all nodes are known to be so; finds the layers that learn."""
-        trained, used = set(self.net.layout.names), []
+        used: list[str] = []
         moving: set[fx.Node] = set()  # nodes that depend on w
         for node in self.traced.graph.nodes:
             inputs = [n for n in node.all_input_nodes if n in moving]
             if node.op == "get_attr":
-                if node.target in trained or node.target not in self.names.values():
+                if node.target in trained or node.target not in known:
                     return False
             elif node.op == "call_module":
-                module = self.traced.get_submodule(node.target)
-                own = self.own(module)
-                mine = [name for name in own.values() if name in trained]
-                if not _module_is_known(module, node, own, mine) and (mine or inputs):
-                    return False
+                module, own = self.traced.get_submodule(node.target), self.own
+                mine = [n for n in own[node.target].values() if n in trained]
+                if mine or inputs:
+                    if not _module_is_known(module, node, own[node.target], mine):
+                        return False
+                    moving.add(node)
                 if mine:
                     self.layers[node.target] = module
                     used += mine
-                if mine or inputs:
-                    moving.add(node)
             elif inputs and node.op.startswith("call") and not _is_shape(node):
                 if not _function_is_known(node, inputs):
                     return False
                 moving.add(node)
         return len(used) == len(set(used))
 
-    def run(self, leaves: Parameters, x: Any) -> tuple[Tensor, dict[str, tuple]]:
+    def run(
+        self, net: Network, leaves: Parameters, x: Any
+    ) -> tuple[Tensor, dict[str, tuple]]:
         """Logits; and of each layer its input, its state and its gradient's edge."""
-        like = next(iter(leaves.values()))
-        tape = _Tape(self, {**self.net._fixed(like), **leaves})
+        tape = _Tape(self, net._state(leaves))
         with torch.enable_grad():
             inputs = x if isinstance(x, tuple | list) else (x,)
             logits = tape.run(*(value.clone() for value in inputs))
@@ -168,8 +174,10 @@ class _Tape(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(target)
-        own = {n: self.state[name] for n, name in self.plan.own(module).items()}
+        own = {n: self.state[name] for n, name in self.plan.own[target].items()}
         if target not in self.plan.layers:
+            if not own:
+                return module(*args, **kwargs)
             return functional_call(module, own, args, kwargs)
         out = _layer(module, own, args[0])
         # a copy, and the edge: what follows may work in place
@@ -228,15 +236,15 @@ def _agrees(loss: Loss, w: Tensor, plan: _Plan) -> bool:
     if loss.net.mixes_examples or isinstance(loss.x, Mapping):
         return False
     x, _, _ = next(chunks_of(loss, w, 0))
-    few = select(x, slice(4))
+    few = select(x, slice(2))
     leaves = leaves_of(loss.net, w[0])
     with torch.enable_grad():
         logits = loss.net.evaluate(leaves, few, members=False)
     if logits.ndim != 2 or not logits.requires_grad:
         return False
-    traced = plan.run(leaves, few)[0]
+    traced = plan.run(loss.net, leaves, few)[0]
     parts = [select(few, slice(i, i + 1)) for i in range(len(logits))]
-    alone = torch.cat([plan.run(leaves, part)[0] for part in parts])
+    alone = torch.cat([plan.run(loss.net, leaves, part)[0] for part in parts])
     if not logits.shape == traced.shape == alone.shape:
         return False
     v = torch.arange(1, logits.numel() + 1, dtype=w.dtype, device=w.device).cos()
@@ -264,7 +272,7 @@ def _squares_of(
     loss: Loss, plan: _Plan, leaves: Parameters, x: Any, y: Tensor
 ) -> dict[str, Tensor] | None:
     """The diagonal Σ_n Σ_c (J_nᵀ s_nc)² of some examples; None without a formula."""
-    logits, seen = plan.run(leaves, x)
+    logits, seen = plan.run(loss.net, leaves, x)
     edges = [edge for *_, edge in seen.values()]
     # G: gradients in the layers' outputs, one for each column of S
     columns = _factor(loss.criterion.function, logits.detach(), y)
@@ -276,7 +284,7 @@ def _squares_of(
         # a row for each example: otherwise layers act on parts of examples
         if len(g) != len(y) or (type(module) is nn.Linear and g.ndim != 3):
             return None
-        names = plan.own(module)
+        names = plan.own[target]
         for part, square in _squares(module, state, a, g).items():
             squares[names.get(part)] = square
     return {name: squares[name] for name in leaves if name in squares}
@@ -293,13 +301,10 @@ def _factor(criterion: Any, logits: Tensor, y: Tensor) -> list[Tensor]:
     eye = torch.eye(classes, dtype=logits.dtype, device=logits.device)
     counted = (y != IGNORED).to(logits.dtype)[:, None]  # ignored labels have no loss
     if criterion == "mse":
-        return [eye[c] * counted for c in range(classes)]
+        return [*(eye[:, None] * counted)]
     u = F.softmax(logits, dim=-1).sqrt()
-    v = u + eye[0]
-    return [
-        u * (eye[c] - v * (u[:, c] / (1 + u[:, 0]))[:, None]) * counted
-        for c in range(1, classes)
-    ]
+    share = (u / (1 + u[:, :1])).T[1:, :, None]  # a row of each column of S
+    return [*(u * (eye[1:, None] - (u + eye[0]) * share) * counted)]
 
 
 def _layer(module: Any, state: Parameters, a: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The training loss as a function of the weights: L_S(w), accuracy, gradient."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ class Criterion:
     """
 
     function: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy"
+    ignores: bool = False  # whether some labels do not count, for a named one
 
     def __post_init__(self):
         if isinstance(self.function, str):
@@ -65,8 +66,7 @@ class Criterion:
         """Mean loss of every member over the labels that count, () or (members,).
 
         Args:
-            outputs: (n, classes) or (n, tokens, classes), or of any form (n, ...) for a
-                callable; with a leading axis of members where there are any.
+            outputs: (n, ...), with a leading axis of members where there are any.
             y: labels (n,) or (n, tokens), or targets of any form for a callable.
             members: whether the outputs have an axis of members.
             own: whether y has one too.
@@ -78,26 +78,18 @@ class Criterion:
             each = y if own else [y] * len(outputs)
             pairs = zip(outputs.unbind(), each, strict=True)
             return torch.stack([self.function(z, t).mean() for z, t in pairs])
-        # a look at the labels is cheap on a CPU, and would wait for a GPU
-        all_count = y.is_cpu and int(y.min()) >= 0
-        y = y.expand(outputs.shape[:-1])
-        if all_count:
-            return CRITERIA[self.function](outputs, y).flatten(int(members)).mean(-1)
+        lead, y = int(members), y.expand(outputs.shape[:-1])
+        if not self.ignores:
+            return CRITERIA[self.function](outputs, y).flatten(lead).mean(-1)
         counted = y != IGNORED
-        if self.function == "cross_entropy":  # gives 0 where the label is ignored
-            each = _cross_entropy(outputs, y)
-        else:
-            each = half_squared_error(outputs, y.where(counted, 0)) * counted
-        each, counted = each.flatten(int(members)), counted.flatten(int(members))
-        return each.sum(-1) / counted.sum(-1).clamp_min(1)
+        losses = CRITERIA[self.function](outputs, y.where(counted, 0))
+        losses = losses.where(counted, 0)
+        return losses.flatten(lead).sum(-1) / counted.flatten(lead).sum(-1).clamp_min(1)
 
     def right(self, outputs: Tensor, y: Tensor, own: bool) -> tuple[Tensor, Tensor]:
         """Which outputs, (members, n, ...), name their label, and which labels count.
 
-        Args:
-            outputs: (members, n, ...).
-            y: (n, ...), or (members, n, ...) with ``own``.
-            own: whether every member has labels of its own.
+        y is (n, ...), or (members, n, ...) where every member has its ``own``.
         """
         is_entropy = self.function is F.cross_entropy or isinstance(
             self.function, nn.CrossEntropyLoss
@@ -129,34 +121,31 @@ class Criterion:
 
 def _gather(batches: Iterable[Any]) -> tuple[Any, Tensor]:
     """All batches of a loader as one (x, y)."""
-    xs, ys = [], []
+    pairs = []
     # a DataLoader draws its base seed from the global generator
     with torch.random.fork_rng(devices=[]):
         for batch in batches:
             if isinstance(batch, Mapping):
-                batch = dict(batch)
-                if "labels" not in batch:
+                x = dict(batch)
+                if "labels" not in x:
                     raise ValueError(
-                        f"a batch has the keys {sorted(batch)}, expected 'labels' too"
+                        f"a batch has the keys {sorted(x)}, expected 'labels' too"
                     )
-                y = batch.pop("labels")
-                xs.append(_as_tensors(batch))
+                y = x.pop("labels")
             elif isinstance(batch, tuple | list) and len(batch) == 2:
                 x, y = batch
-                xs.append(_as_tensors(x))
             else:
                 raise TypeError(
                     f"a batch is {type(batch).__name__}, expected a pair (x, y) or a "
                     "dict with 'labels'"
                 )
-            ys.append(_as_tensors(y))
-    if not ys:
+            pairs.append((_as_tensors(x), _as_tensors(y)))
+    if not pairs:
         raise ValueError("the loader gives no batch")
-    parts = list(zip(xs, ys, strict=True))
     try:
-        return tree_map(lambda *p: torch.cat(p), parts[0], *parts[1:])
+        return tree_map(lambda *parts: torch.cat(parts), *pairs)
     except (RuntimeError, ValueError, TypeError) as error:
-        forms = {str([tuple(t.shape[1:]) for t in tensors(part)]) for part in parts}
+        forms = {str([tuple(t.shape[1:]) for t in tensors(pair)]) for pair in pairs}
         raise ValueError(
             f"the batches cannot be joined: their examples have the shapes "
             f"{', '.join(sorted(forms))}; give all batches one form, for example by "
@@ -166,22 +155,17 @@ def _gather(batches: Iterable[Any]) -> tuple[Any, Tensor]:
 
 def _as_tensors(x: Any) -> Any:
     """Arrays and lists of numbers as tensors that autograd can use, in any nesting."""
-
-    def convert(t: Any) -> Any:
-        if isinstance(t, np.ndarray | np.generic):
-            t = torch.as_tensor(t, device="cpu")
-        if isinstance(t, Tensor) and t.is_inference():
-            with torch.inference_mode(False):
-                t = t.clone()
-        return t
-
     if isinstance(x, Mapping):
         return {name: _as_tensors(part) for name, part in x.items()}
-    if isinstance(x, tuple | list):
-        if x and not isinstance(x[0], Tensor | np.ndarray | Mapping | tuple | list):
-            return torch.as_tensor(x, device="cpu")  # a list of labels
+    nested = Tensor | np.ndarray | Mapping | tuple | list
+    if isinstance(x, tuple | list) and (not x or isinstance(x[0], nested)):
         return tuple(_as_tensors(part) for part in x)
-    return convert(x)
+    if isinstance(x, np.ndarray | np.generic | tuple | list):  # or a list of labels
+        x = torch.as_tensor(x, device="cpu")
+    if isinstance(x, Tensor) and x.is_inference():
+        with torch.inference_mode(False):
+            x = x.clone()
+    return x
 
 
 class Loss:
@@ -202,10 +186,6 @@ class Loss:
             is no such mean, as one with class weights, sees all examples at once.
         chunk: examples per evaluation; by default as many as keep the activations
             within about 128 MiB.
-
-    Raises:
-        ValueError: if the network does not take inputs of this width, if labels and
-            outputs do not fit, or if inputs are not finite.
     """
 
     def __init__(
@@ -259,11 +239,14 @@ class Loss:
         self._form = net.probe(select(self.x, slice(2))).shape[1:]
         self._labelled, y = self._checked_labels(y)
         self.y = y.flatten(0, len(self._labelled) - 1) if self._labelled else y
+        named = isinstance(criterion, str)
+        ignores = named and bool((self.y == IGNORED).any())
+        self.criterion = replace(self.criterion, ignores=ignores)
         self._chunk = chunk
         self._placed: tuple = ()
         self._units: int | None = None
-        self._whole = net.mixes_examples  # of a part, the loss would be another
-        self._averages: bool | None = None
+        # whether it is the mean of its parts; None: to be seen
+        self._averages = False if net.mixes_examples else True if named else None
 
     def _checked_labels(self, y: Tensor) -> tuple[torch.Size, Tensor]:
         """The axes of members of the labels, and the labels, int64 if they are classes.
@@ -333,44 +316,38 @@ class Loss:
             Iterator over x (b, ...), y (b,) or (members, b), and the share of the
             labels that count: b/n, or (members,) where some are ignored.
         """
-        parts = self._parts(w)
-        y = self._placed[2]
+        parts, (_, x, y) = self._parts(w), self._placed
         if self.own_labels:
             self.check(w if len(w) % len(y) else w[: len(y)])
             y = y.repeat(len(w) // len(y), *[1] * (y.ndim - 1))  # points x members
         axis = int(self.own_labels)
-        ignores = isinstance(self.criterion.function, str) and self._placed[3]
         for part in parts:
+            whole = len(parts) == 1
             share: Any = (part.stop - part.start) / self.n
-            here = y[:, part] if axis else y[part]
-            if ignores:
+            here = y if whole else y[:, part] if axis else y[part]
+            if self.criterion.ignores:
                 number, total = (
                     (labels != IGNORED).flatten(axis).sum(-1) for labels in (here, y)
                 )
                 share = number.to(w.dtype) / total.clamp_min(1)
-            yield select(self._placed[1], part), here, share
+            yield x if whole else select(x, part), here, share
 
     def _parts(self, w: Tensor) -> list[slice]:
         """Ranges of examples to take at once; puts the data where w is."""
         key = (w.device, w.dtype)
         if not self._placed or self._placed[0] != key:
             with torch.inference_mode(False):  # kept for calls that differentiate
-                y = self.y.to(w.device)
-                x = place(self.x, *key)
-            self._placed = (key, x, y, bool((y == IGNORED).any()))
-        size = self.n if self._whole else self._chunk or self._default_chunk(w)
-        if size < self.n and self._averages is None:
-            self._averages = self._is_an_average(w, size)
-        if self._averages is False:
-            size = self.n
-        return [
-            slice(start, min(start + size, self.n)) for start in range(0, self.n, size)
-        ]
+                self._placed = key, place(self.x, *key), self.y.to(w.device)
+        size = min(self.n, self._chunk or self._default_chunk(w))
+        if size < self.n:
+            if self._averages is None:
+                self._averages = self._is_an_average(w, size)
+            size = size if self._averages else self.n
+        starts = range(0, self.n, size)
+        return [slice(start, min(start + size, self.n)) for start in starts]
 
     def _is_an_average(self, w: Tensor, size: int) -> bool:
         """Whether a callable gives the same of the whole as of its parts."""
-        if isinstance(self.criterion.function, str):
-            return True
         n = min(self.n, max(2, CHUNK_ELEMENTS // max(1, self._form.numel())))
         cut = max(1, min(size, n // 2))
         y = self._placed[2][0] if self.own_labels else self._placed[2]
@@ -380,12 +357,12 @@ class Loss:
         mean = partial(self.criterion.mean, members=False)
         with torch.no_grad():
             whole = mean(outputs, y)
-            parts = sum(
+            parts: Any = sum(
                 mean(z, t) * (len(t) / n)
                 for z, t in zip(outputs.split(cut), y.split(cut), strict=True)
             )
         rtol = max(1e-4, 8 * torch.finfo(w.dtype).eps)
-        return torch.allclose(torch.as_tensor(parts).to(whole), whole, rtol=rtol)
+        return torch.allclose(parts.to(whole), whole, rtol=rtol)
 
     def _default_chunk(self, w: Tensor) -> int:
         if self._units is None:
@@ -393,18 +370,11 @@ class Loss:
             self._units = max(self.net.activations(few), 200)
         # members that are evaluated at once hold their activations together
         at_once = self.net.together or w.is_cuda
-        members = w.shape[0] if w.ndim == 2 and at_once else 1
-        return max(1, min(self.n, CHUNK_ELEMENTS // (members * self._units)))
+        members = len(w) if w.ndim == 2 and at_once else 1
+        return max(1, CHUNK_ELEMENTS // (members * self._units))
 
     def value(self, parameters: Parameters, x: Any, y: Tensor, members: bool) -> Tensor:
-        """Mean loss on given examples, differentiable in the parameters.
-
-        Args:
-            parameters: as ``Network.unflatten`` returns them.
-            x: (b, ...) inputs.
-            y: (b,) or (members, b) labels, as ``chunks`` gives them.
-            members: whether the parameters have a leading axis of members.
-        """
+        """Mean loss on examples as ``chunks`` gives them, differentiable."""
         logits = self.net.evaluate(parameters, x, members=members)
         return self.criterion.mean(logits, y, members, members and self.own_labels)
 
@@ -455,7 +425,8 @@ class Loss:
                 "or under torch.inference_mode(False)"
             )
         leaves = {n: p.requires_grad_() for n, p in self.net.unflatten(w).items()}
-        value, gradient = w.new_zeros(len(w)), torch.zeros_like(w)
+        value: Any = 0
+        gradient: Any = 0
         for x, y, share in self.chunks(w):
             with torch.enable_grad():
                 part = self.value(leaves, x, y, True) * share
@@ -468,9 +439,8 @@ class Loss:
             grads = torch.autograd.grad(
                 part.sum(), list(leaves.values()), materialize_grads=True
             )
-            dense = [g.to_dense() if g.is_sparse else g for g in grads]
+            dense = (g.to_dense() if g.is_sparse else g for g in grads)
+            parts = dict(zip(leaves, dense, strict=True))
             value = value + part.detach()
-            gradient = gradient + self.net.flatten(
-                dict(zip(leaves, dense, strict=True)), members=True
-            )
+            gradient = gradient + self.net.flatten(parts, members=True)
         return value, gradient

@@ -1,11 +1,11 @@
 """A module as a function f(w, x) of one flat weight vector per member."""
 
 import copy
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
 import torch
@@ -47,30 +47,27 @@ class Layout:
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor]) -> "Layout":
         """Layout of named parameters, laid end to end, on the CPU."""
-        start, slices, filters, layers, biases = 0, [], [], [], []
-        layer_of: dict[str, int] = {}
-        next_filter = 0
-        for name, parameter in parameters.items():
-            size = parameter.numel()
-            slices.append(slice(start, start + size))
-            start += size
-            is_bias = parameter.ndim < 2
-            count = size if is_bias else parameter.shape[0]
-            index = torch.arange(next_filter, next_filter + count, device="cpu")
-            filters.append(index.repeat_interleave(size // max(count, 1)))
-            next_filter += count
-            owner = name.rpartition(".")[0]
-            place = layer_of.setdefault(owner, len(layer_of))
-            layers.append(torch.full((size,), place, device="cpu"))
-            biases.append(torch.full((size,), is_bias, device="cpu"))
-        return cls(
-            names=tuple(parameters),
-            shapes=tuple(p.shape for p in parameters.values()),
-            slices=tuple(slices),
-            filter=torch.cat(filters),
-            layer=torch.cat(layers),
-            is_bias=torch.cat(biases),
-        )
+        shapes = tuple(p.shape for p in parameters.values())
+        owners = [name.rpartition(".")[0] for name in parameters]
+        place = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
+        slices: list[slice] = []
+        for shape in shapes:
+            start = slices[-1].stop if slices else 0
+            slices.append(slice(start, start + shape.numel()))
+        with torch.device("cpu"):
+            sizes = torch.tensor([shape.numel() for shape in shapes])
+            filters = torch.tensor([shape[0] if shape else 1 for shape in shapes])
+            each = (sizes // filters.clamp_min(1)).repeat_interleave(filters)
+            layer = torch.tensor([place[owner] for owner in owners])
+            is_bias = torch.tensor([len(shape) < 2 for shape in shapes])
+            return cls(
+                names=tuple(parameters),
+                shapes=shapes,
+                slices=tuple(slices),
+                filter=torch.arange(len(each)).repeat_interleave(each),
+                layer=layer.repeat_interleave(sizes),
+                is_bias=is_bias.repeat_interleave(sizes),
+            )
 
     def to(self, device: torch.device) -> "Layout":
         """The same layout with its index tensors on ``device``."""
@@ -87,12 +84,12 @@ class _Dropout(nn.Module):
     drops the same units as the same seed trained alone.
     """
 
+    mask: Tensor
+
     def __init__(self, p: float, channels: bool):
         super().__init__()
         self.p, self.channels = p, channels
         self.register_buffer("mask", torch.ones((), device="cpu"), persistent=False)
-
-    mask: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         return x if self.mask.ndim == 0 else x * self.mask
@@ -154,6 +151,7 @@ class Network:
         if not trained:
             raise ValueError("the module has no parameter with requires_grad=True")
         self.layout = Layout.of(trained)
+        self._sizes = [shape.numel() for shape in self.layout.shapes]
         self._dense = self._dense_stack()
         self._layouts: dict[torch.device, Layout] = {}
 
@@ -169,10 +167,8 @@ class Network:
 
     def weights(self) -> Tensor:
         """The module's own weights, as a copy of shape (k,)."""
-        parameters = dict(self._source.named_parameters())
-        return torch.cat(
-            [parameters[name].detach().reshape(-1) for name in self.layout.names]
-        )
+        own = dict(self._source.named_parameters())
+        return self.flatten(own, members=False).detach()
 
     def init(
         self,
@@ -181,51 +177,44 @@ class Network:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Fresh initialisations, by each layer's own ``reset_parameters``.
+        """Fresh initialisations, (k,) for one seed or (members, k) for several.
 
-        Torch's global random state is left as it was. Values are drawn in the module's
-        dtype, so that float64 starts from the same point as float32.
-
-        Returns:
-            (k,) for one seed, (members, k) for several.
-
-        Raises:
-            ValueError: if a trained parameter belongs to a module that cannot
-                reinitialise itself.
+        Layers draw them by their own ``reset_parameters``, in the module's dtype, so
+        that float64 starts from the same point as float32. Torch's global random state
+        is left as it was.
         """
-        single = isinstance(seeds, int)
         scratch = copy.deepcopy(self._source).cpu()
+        parts: list[nn.Module] = []
+        scratch.apply(parts.append)  # children first, as constructors finish
         resets = []
-        for module in _children_first(scratch):
-            for name in ("reset_parameters", "_reset_parameters"):
-                if callable(getattr(module, name, None)):
-                    resets.append(getattr(module, name))
-                    break
-        parameters = dict(scratch.named_parameters())
+        for part in dict.fromkeys(parts):
+            own = getattr(part, "_reset_parameters", None)
+            reset = getattr(part, "reset_parameters", own)
+            if callable(reset):
+                resets.append(reset)
+        named = dict(scratch.named_parameters())
+        trained = {name: named[name] for name in self.layout.names}
         rows = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            for name in self.layout.names:
-                parameters[name].fill_(torch.nan)
-            for seed in [seeds] if single else seeds:
+            for parameter in trained.values():
+                parameter.fill_(torch.nan)
+            for seed in [seeds] if isinstance(seeds, int) else seeds:
                 torch.default_generator.manual_seed(int(seed))
                 for reset in resets:
                     reset()
-                rows.append(
-                    torch.cat([parameters[n].reshape(-1) for n in self.layout.names])
-                )
+                rows.append(self.flatten(trained, members=False))
         if not rows:
             raise ValueError("seeds is empty, expected at least one seed")
-        for name in self.layout.names:
-            if parameters[name].isnan().any():
+        for name, parameter in trained.items():
+            if parameter.isnan().any():
                 raise ValueError(
                     f"parameter {name!r} is left as it was by all reset_parameters() "
                     "of the module, so it cannot be initialised afresh; add that "
                     "method or build w from Network(module).weights()"
                 )
         like = next(iter(self._source.parameters()))
-        return torch.stack(rows)[0 if single else slice(None)].to(
-            dtype=dtype or like.dtype, device=device or like.device
-        )
+        w = rows[0] if isinstance(seeds, int) else torch.stack(rows)
+        return w.to(dtype=dtype or like.dtype, device=device or like.device)
 
     def check(self, w: Tensor) -> None:
         """Raise unless w has the shape (..., k) of this network."""
@@ -241,15 +230,15 @@ class Network:
 
     def unflatten(self, w: Tensor) -> Parameters:
         """Views of w, (..., k), as named parameters, each (..., its own shape)."""
-        lead = w.shape[:-1]
-        return {n: w[..., s].reshape((*lead, *shape)) for n, shape, s in self.layout}
+        lead, layout = w.shape[:-1], self.layout
+        parts = zip(layout.names, layout.shapes, w.split(self._sizes, -1), strict=True)
+        return {name: part.reshape(lead + shape) for name, shape, part in parts}
 
     def flatten(self, parameters: Mapping[str, Tensor], members: bool) -> Tensor:
         """Inverse of ``unflatten``; ``members`` says whether there is such an axis."""
-        parts = [parameters[name] for name in self.layout.names]
-        return torch.cat(
-            [p.reshape((*p.shape[: int(members)], -1)) for p in parts], dim=-1
-        )
+        parts = (parameters[name] for name in self.layout.names)
+        lead = int(members)
+        return torch.cat([p.reshape(*p.shape[:lead], -1) for p in parts], dim=-1)
 
     def layout_on(self, device: torch.device) -> Layout:
         """The layout with its index tensors on ``device``, kept for the next call."""
@@ -275,17 +264,15 @@ class Network:
     # --------------------------------------------------------------- evaluation
 
     def __call__(self, w: Tensor, x: Any) -> Tensor:
-        """Logits, (..., n, classes), of w, (..., k), on the same inputs.
+        """Logits, (..., n, classes), of w, (..., k), on the same inputs (n, ...).
 
-        Args:
-            w: (..., k); the result is differentiable in it.
-            x: (n, ...) inputs, or a dict or tuple of such.
+        They are differentiable in w.
         """
         self.check(w)
         if w.ndim == 1:
             return self.evaluate(self.unflatten(w), x, members=False)
-        members = self.unflatten(w.reshape(-1, self.k))
-        return _lead_back(self.evaluate(members, x, members=True), w.shape[:-1])
+        parameters = self.unflatten(w.reshape(-1, self.k))
+        return _lead_back(self.evaluate(parameters, x, members=True), w.shape[:-1])
 
     def evaluate(
         self,
@@ -303,8 +290,8 @@ class Network:
             x: inputs, shared by all members or, with ``own_inputs``, (members, n, ...).
             members: whether the parameters have a leading axis of members.
             own_inputs: whether every member has inputs of its own.
-            masks: dropout masks by name, as ``dropout_masks`` describes; each
-                (members, n, ...) or, without members, (n, ...).
+            masks: dropout masks by name, each (members, n, ...) or (n, ...), as
+                ``dropout_masks`` describes.
         """
         masks = masks or {}
         own_inputs = own_inputs and members
@@ -315,15 +302,14 @@ class Network:
         if dense and not _has_any_global_hook():
             return self._evaluate_dense(parameters, x, members, own_inputs, masks)
         like = next(iter(parameters.values()))
-        state = {**parameters, **masks}
-        fixed = self._fixed(like)
+        state, fixed = {**parameters, **masks}, self._fixed(like)
+
+        def one(own: Parameters, inputs: Any) -> Tensor:
+            return self._run({**fixed, **own}, inputs)
+
         if not members:
-            return self._run({**fixed, **state}, x)
+            return one(state, x)
         if like.is_cuda and len(like) > 1 and self._vmaps:
-
-            def one(own, inputs):
-                return self._run({**fixed, **own}, inputs)
-
             try:
                 return vmap(one, in_dims=(0, 0 if own_inputs else None))(state, x)
             except torch.OutOfMemoryError:
@@ -331,11 +317,9 @@ class Network:
             except RuntimeError:  # an operation that has no batching rule
                 self._vmaps = False
         outputs = []
-        for i in range(like.shape[0]):
-            own = {name: value[i] for name, value in state.items()}
-            outputs.append(
-                self._run({**fixed, **own}, select(x, i) if own_inputs else x)
-            )
+        for i in range(len(like)):
+            inputs = select(x, i) if own_inputs else x
+            outputs.append(one({name: v[i] for name, v in state.items()}, inputs))
         return torch.stack(outputs)
 
     def _run(
@@ -385,34 +369,29 @@ class Network:
     def _examine(self, x: Any, like: Tensor) -> None:
         """Look once at what would give wrong numbers without a word; x is (2, ...)."""
         devices = [like.device] if like.device.type == "cuda" else []
-        buffers = {b: b.clone() for b in self._source.buffers()}
-        modes = {m: m.training for m in self._source.modules()}
-        try:
-            with (
-                torch.random.fork_rng(devices),
-                torch.inference_mode(False),
-                torch.enable_grad(),
-            ):
-                own = self.weights().to(like)
-                i = torch.arange(self.k, device=like.device)
-                # away from its own weights, where a copy that keeps them shows
-                point = own * (1 + 0.1 * i.cos()) + 0.01 * i.sin()
-                self._examine_derivatives(x, self.unflatten(point.to(like)))
-                for module in modes:
-                    module.training = False
-                self._examine_copy(x)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with (
+            torch.random.fork_rng(devices),
+            torch.inference_mode(False),
+            _left_as_found(self._source),
+        ):
+            own = self.weights().to(like)
+            i = torch.arange(self.k, device=like.device)
+            # away from its own weights, where a copy that keeps them shows
+            point = (own * (1 + 0.1 * i.cos()) + 0.01 * i.sin()).to(like)
+            leaves = {n: p.clone() for n, p in self.unflatten(point).items()}
+            with torch.enable_grad():
+                self._examine_slopes(x, leaves)
             with torch.no_grad():
-                for buffer, value in buffers.items():
-                    if not torch.equal(buffer, value):
-                        buffer.copy_(value)
+                if self._dense is not None and self._flattens(x, False):
+                    dense = self._evaluate_dense(leaves, x, False, False, {})
+                    if not _close(dense, self._run(self._state(leaves), x)):
+                        self._dense = None  # a layer does more than its type says
+                self._examine_copy(x)
         self._examined = True
 
-    def _examine_derivatives(self, x: Any, values: Parameters) -> None:
-        leaves = {n: p.detach().clone().requires_grad_() for n, p in values.items()}
-        state = {**self._fixed(next(iter(leaves.values()))), **leaves}
+    def _examine_slopes(self, x: Any, leaves: Parameters) -> None:
+        """Raise unless autograd sees all that the output is computed from."""
+        state = self._state({n: p.requires_grad_() for n, p in leaves.items()})
         said = "computes again"
         try:
             with disable_saved_tensors_hooks(said):
@@ -429,59 +408,59 @@ class Network:
                 "the network gives another output at the second call with the same "
                 "weights and inputs: it draws random numbers, or keeps a state"
             )
-        if _reaches(output, self._source.parameters()):
-            raise ValueError(
-                "a copy of the module still uses the module's own weights: a forward "
-                "or hook is a function that holds on to the module. Subclass it, or "
-                "wrap it in an nn.Module that calls it"
-            )
         if output.grad_fn is None:
             raise ValueError(
                 "no weight reaches the output through autograd: is it computed under "
                 "no_grad, detached, or in a reentrant checkpoint?"
             )
+        own = [p for p in self._source.parameters() if p.requires_grad]
         slopes = torch.autograd.grad(
-            output.sum(), list(leaves.values()), retain_graph=True, allow_unused=True
+            output.sum(), [*leaves.values(), *own], allow_unused=True
         )
-        hidden = [n for n, g in zip(leaves, slopes, strict=True) if g is None]
+        if any(slope is not None for slope in slopes[len(leaves) :]):
+            raise ValueError(
+                "a copy of the module still uses the module's own weights: a forward "
+                "or hook is a function that holds on to the module. Subclass it, or "
+                "wrap it in an nn.Module that calls it"
+            )
+        lost = [n for n, slope in zip(leaves, slopes, strict=False) if slope is None]
         with torch.no_grad():
-            moved = {n: 0.9 * leaves[n] + 0.01 for n in hidden}
-            if hidden and not _close(self._run({**state, **moved}, x), output):
+            moved = {n: 0.9 * leaves[n] + 0.01 for n in lost}
+            if lost and not _close(self._run({**state, **moved}, x), output):
                 raise ValueError(
-                    f"no gradient reaches {', '.join(hidden)}, though the output "
+                    f"no gradient reaches {', '.join(lost)}, though the output "
                     "depends on it: detached, used under no_grad or in a reentrant "
                     "checkpoint?"
                 )
-            if self._dense is not None and self._flattens(x, False):
-                dense = self._evaluate_dense(leaves, x, False, False, {})
-                if not _close(dense, output):
-                    self._dense = None  # a layer that does more than its type says
 
-    @torch.no_grad()
     def _examine_copy(self, x: Any) -> None:
+        """Raise unless the copy computes what the module does."""
         own = self.weights()
         x = place(x, own.device, own.dtype)
-        copied = self._run({**self._fixed(own), **self.unflatten(own)}, x)
+        copied = self._run(self._state(self.unflatten(own)), x)
+        for module in self._source.modules():
+            module.training = False
         if not _close(copied, self._run({}, x, self._source)):
             raise ValueError(
                 "a copy of the module gives another output than the module itself; "
                 "pass a module whose copy.deepcopy computes the same"
             )
 
+    def _state(self, parameters: Parameters) -> Parameters:
+        """Parameters, and what the module holds besides, as it is now."""
+        return {**self._fixed(next(iter(parameters.values()))), **parameters}
+
     def _fixed(self, like: Tensor) -> Parameters:
         """Buffers and frozen parameters of the module, as they are now."""
         trained = set(self.layout.names)
-        state = {
-            n: p.detach()
-            for n, p in self._source.named_parameters()
-            if n not in trained
+        state: Parameters = {
+            name: p.detach()
+            for name, p in self._source.named_parameters()
+            if name not in trained
         }
         # copies: a module may write to its buffers in eval mode too, as counters do
         state.update((n, b.clone()) for n, b in self._source.named_buffers())
-        return {
-            n: t.to(like.device, like.dtype if t.is_floating_point() else t.dtype)
-            for n, t in state.items()
-        }
+        return place(state, like.device, like.dtype)
 
     def _evaluate_dense(self, parameters, x, members, own_inputs, masks) -> Tensor:
         lead = 2 if members and own_inputs else 1
@@ -521,21 +500,17 @@ class Network:
         )
         if type(self._skeleton) is not nn.Sequential or hooked:
             return None
-        layers: list[tuple[str, nn.Module]] = []
-        for name, layer in chain(self._skeleton):
-            if not layers and getattr(layer, "inplace", False):
-                return None  # it would write over the inputs
-            if type(layer) not in (nn.Linear, _Dropout, *_POINTWISE) and not (
-                type(layer) is nn.Flatten
-                and (layer.start_dim, layer.end_dim) == (1, -1)
-                and not any(isinstance(done, nn.Linear) for _, done in layers)
-            ):
+        layers = chain(self._skeleton)
+        if layers and getattr(layers[0][1], "inplace", False):
+            return None  # it would write over the inputs
+        expected: list[str] = []
+        for name, layer in layers:
+            if type(layer) is nn.Flatten:
+                if (layer.start_dim, layer.end_dim) != (1, -1) or expected:
+                    return None
+            elif type(layer) not in (nn.Linear, _Dropout, *_POINTWISE):
                 return None
-            layers.append((name, layer))
-        linear = [(n, m) for n, m in layers if isinstance(m, nn.Linear)]
-        expected = [
-            f"{n}.{p}" for n, m in linear for p, _ in m.named_parameters(recurse=False)
-        ]
+            expected += [f"{name}.{own}" for own, _ in layer.named_parameters()]
         return layers if tuple(expected) == self.layout.names else None
 
     def _flattens(self, x: Any, own_inputs: bool) -> bool:
@@ -562,7 +537,8 @@ class Network:
                 if isinstance(child, nn.AlphaDropout | nn.FeatureAlphaDropout):
                     continue
                 channels = not isinstance(child, nn.Dropout)
-                setattr(module, name, _Dropout(child.p, channels))
+                layer = _Dropout(child.p, channels) if child.p else nn.Identity()
+                setattr(module, name, layer)
             elif child is not None:
                 Network._replace_dropout(child)
 
@@ -574,92 +550,69 @@ class Network:
             for module in self._skeleton.modules()
         )
 
+    def probe(
+        self, x: Any, kind: type = nn.Module, note: Callable[..., None] | None = None
+    ) -> Tensor:
+        """The output at the module's own weights on a few examples.
+
+        Layers of a kind call ``note(name, layer, inputs, output)`` on the way.
+
+        Raises:
+            ValueError: if the network does not take inputs of this form.
+        """
+        parts, own = tensors(x), self.weights()
+        real = [t for t in parts if t.is_floating_point()]
+        own = own.to(real[0]) if real else own.to(parts[0].device)
+        handles = [
+            layer.register_forward_hook(partial(note, name))
+            for name, layer in self._skeleton.named_modules()
+            if note is not None and isinstance(layer, kind)
+        ]
+        try:
+            with torch.no_grad():
+                return self._run(self._state(self.unflatten(own)), x)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            shapes = ", ".join(str(("n", *t.shape[1:])) for t in parts)
+            raise ValueError(
+                "the network does not take inputs of shape "
+                f"{shapes.replace(repr('n'), 'n')}: {error}"
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def activations(self, x: Any) -> int:
         """Numbers that the layers put out for one example: what a gradient must hold.
 
         Two examples x, (2, ...), are enough for layers that refuse one.
         """
-        count = 0
+        sizes = []
 
-        def add(layer, inputs, output):
-            nonlocal count
-            if isinstance(output, Tensor):
-                count += output.numel()
+        def note(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not any(layer.children()):
+                sizes.append(output.numel())
 
-        leaves = [m for m in self._skeleton.modules() if not any(m.children())]
-        handles = [m.register_forward_hook(add) for m in leaves]
-        try:
-            self._probe(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return count // len(tensors(x)[0])
-
-    def _probe(self, x: Any) -> Tensor:
-        """The output of the structure at the module's own weights, for its hooks."""
-        parts = tensors(x)
-        own = self.weights()
-        real = [t for t in parts if t.is_floating_point()]
-        like = own.to(real[0]) if real else own.to(parts[0].device)
-        with torch.no_grad():
-            return self._run({**self._fixed(like), **self.unflatten(like)}, x)
-
-    def probe(self, x: Any) -> Tensor:
-        """The output at the module's own weights on a few examples.
-
-        Raises:
-            ValueError: if the network does not take inputs of this form.
-        """
-
-        def compare(layer, inputs):
-            width = inputs[0].shape[-1] if inputs else layer.in_features
-            if width != layer.in_features:
-                raise ValueError(
-                    f"a layer gets inputs of width {width}, expected "
-                    f"{layer.in_features}"
-                )
-
-        linear = [m for m in self.modules() if isinstance(m, nn.Linear)]
-        handles = [m.register_forward_pre_hook(compare) for m in linear]
-        try:
-            return self._probe(x)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            shapes = ", ".join(str(("n", *t.shape[1:])) for t in tensors(x))
-            raise ValueError(
-                f"the network does not take inputs of shape {shapes}: {error}".replace(
-                    "'n'", "n"
-                )
-            ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
+        self.probe(x, note=note)
+        return sum(sizes) // len(tensors(x)[0])
 
     def dropout_masks(self, x: Tensor) -> dict[str, tuple[float, torch.Size]]:
         """Name of every dropout mask to its probability and one example's shape.
 
         Found by one evaluation of one example x, (1, ...), in the place of the weights.
         """
-        found: dict[str, tuple[float, torch.Size]] = {}
-        handles = []
-        for name, layer in self._skeleton.named_modules():
-            if isinstance(layer, _Dropout) and layer.p > 0:
+        masks: dict[str, tuple[float, torch.Size]] = {}
 
-                def note(layer, inputs, name=name):
-                    shape = inputs[0].shape[1:]
-                    if layer.channels:
-                        shape = shape[:1] + torch.Size([1] * (len(shape) - 1))
-                    found[f"{name}.mask"] = (layer.p, shape)
+        def note(name: str, layer: _Dropout, inputs: Any, output: Any) -> None:
+            shape = inputs[0].shape[1:]
+            if layer.channels:
+                shape = shape[:1] + torch.Size([1] * (len(shape) - 1))
+            masks[f"{name}.mask"] = (layer.p, shape)
 
-                handles.append(layer.register_forward_pre_hook(note))
-        try:
-            if handles:
-                self._probe(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return found
+        if any(isinstance(m, _Dropout) for m in self.modules()):
+            self.probe(x, _Dropout, note)
+        return masks
 
 
 def over_members(function: _F, *, finite: bool = True) -> _F:
@@ -671,25 +624,22 @@ def over_members(function: _F, *, finite: bool = True) -> _F:
     ``metadata={"shared": True}`` belong to all members and stay as they are.
     """
     signature = inspect.signature(function)
-    first = next(iter(signature.parameters))
+    wants_loss = next(iter(signature.parameters)) == "loss"
 
-    @functools.wraps(function)
+    @wraps(function)
     def outer(*args, **kwargs):
         if len(args) < 2:  # given by name
             bound = signature.bind(*args, **kwargs)
             args, kwargs = bound.args, bound.kwargs
         owner, w, *others = args
-        if not isinstance(getattr(owner, "net", owner), Network) or (
-            first == "loss" and isinstance(owner, Network)
-        ):
-            wanted = "Loss" if first == "loss" else "Network"
+        net = getattr(owner, "net", None if wants_loss else owner)
+        if not isinstance(net, Network):
+            wanted = "Loss" if wants_loss else "Network"
             raise TypeError(f"expected a {wanted}, got {type(owner).__name__}")
         owner.check(w)
         lead, members = w.shape[:-1], w.detach().reshape(-1, w.shape[-1])
-        bad = []
-        if finite:
+        if finite and not members.isfinite().all():
             bad = (~members.isfinite().all(-1)).nonzero().flatten().tolist()
-        if bad:
             where = f" of members {bad}" if lead else ""
             raise ValueError(
                 f"the weights{where} hold NaN or infinite values; leave out members "
@@ -761,28 +711,30 @@ def _copy(value):
 
 def _places(module: nn.Module) -> dict[str, str]:
     """Every place of a parameter or buffer, once, to the name of what lies there."""
-    names = {id(p): name for name, p in module.named_parameters()}
-    names.update((id(b), name) for name, b in module.named_buffers())
+    first: dict[int, str] = {}
     return {
-        f"{path}.{own}" if path else own: names[id(value)]
+        place: first.setdefault(id(value), place)
         for path, part in module.named_modules()
         for own, value in (*part._parameters.items(), *part._buffers.items())
         if value is not None
+        for place in [f"{path}.{own}" if path else own]
     }
 
 
-def _children_first(module: nn.Module) -> Iterator[nn.Module]:
-    """Submodules in the order in which constructors finish."""
-    seen: set[nn.Module] = set()
-
-    def walk(part: nn.Module) -> Iterator[nn.Module]:
-        if part not in seen:
-            seen.add(part)
-            for child in part.children():
-                yield from walk(child)
-            yield part
-
-    return walk(module)
+@contextmanager
+def _left_as_found(module: nn.Module) -> Iterator[None]:
+    """Gives a module its modes and buffers back."""
+    buffers = {b: b.clone() for b in module.buffers()}
+    modes = {m: m.training for m in module.modules()}
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers.items():
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -792,18 +744,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(
         a, b.to(a), rtol=0, atol=tol * size, equal_nan=True
     )
-
-
-def _reaches(output: Tensor, parameters: Iterable[Tensor]) -> bool:
-    """Whether the graph of an output ends in one of the parameters."""
-    wanted, seen = {id(p) for p in parameters}, set()
-    nodes = [output.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        if id(getattr(node, "variable", None)) in wanted:
-            return True
-        seen.add(node)
-        nodes += [parent for parent, _ in node.next_functions]
-    return False

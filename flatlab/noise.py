@@ -5,12 +5,13 @@ description length (Hochreiter and Schmidhuber 1997; Hinton and van Camp 1993).
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from flatlab.loss import Loss
 from flatlab.network import Layout, over_members
@@ -45,38 +46,32 @@ def at_points(loss: Loss, measure: Callable, points: Iterable[Tensor]) -> Any:
     Returns:
         (points, members, ...), or a tuple of such.
     """
-    found: list[tuple[Tensor, ...]] = []
-    single = True
-
-    def evaluate(group: list[Tensor]) -> None:
-        nonlocal single
+    found = []
+    for group in _groups(points):
         if loss.own_labels:  # which member a point belongs to must be seen
-            parts = [measure(torch.stack(group))]
-            single = isinstance(parts[0], Tensor)
-            found.append((parts[0],) if single else parts[0])
-            return
-        flat, size = torch.cat(group), len(group) * len(group[0])
-        if flat.device.type == "cpu":
-            k = flat.shape[-1]
-            size = max(1, min(MOST_ROWS // loss.n, GROUP_NUMBERS["cpu"] // k))
+            found.append(measure(group))
+            continue
+        flat, size = group.flatten(0, 1), group[..., 0].numel()
+        if flat.is_cpu:
+            most = GROUP_NUMBERS["cpu"] // flat.shape[-1]
+            size = max(1, min(MOST_ROWS // loss.n, most))
         parts = [measure(part) for part in flat.split(size)]
-        single = isinstance(parts[0], Tensor)
-        columns = [parts] if single else zip(*parts, strict=True)
-        shape = (len(group), len(group[0]))
-        found.append(tuple(torch.cat(c).unflatten(0, shape) for c in columns))
+        whole = tree_map(lambda *p: torch.cat(p), *parts)
+        found.append(tree_map(lambda t, g=group: t.unflatten(0, g.shape[:2]), whole))
+    return tree_map(lambda *p: torch.cat(p), *found)
 
+
+def _groups(points: Iterable[Tensor]) -> Iterator[Tensor]:
+    """As many points as are worth evaluating together, (points, members, k)."""
     group: list[Tensor] = []
     for point in points:
-        kind = "cpu" if point.device.type == "cpu" else "other"
         group.append(point)
-        most = min(MOST_POINTS[kind], GROUP_NUMBERS[kind] // point.numel())
-        if len(group) >= most:
-            evaluate(group)
+        kind = "cpu" if point.is_cpu else "other"
+        if len(group) >= min(MOST_POINTS[kind], GROUP_NUMBERS[kind] // point.numel()):
+            yield torch.stack(group)
             group = []
     if group:
-        evaluate(group)
-    result = tuple(torch.cat(column) for column in zip(*found, strict=True))
-    return result[0] if single else result
+        yield torch.stack(group)
 
 
 class Noise:
@@ -87,18 +82,13 @@ class Noise:
     """
 
     def __init__(self, w: Tensor, seed: int) -> None:
-        self.like = w
+        self.like, self._drawn = w, []
         self._generator = torch.Generator("cpu").manual_seed(seed)
-        self._drawn: list[Tensor] = []
 
     def __getitem__(self, i: int) -> Tensor:
+        how = {"dtype": torch.float32, "device": "cpu", "generator": self._generator}
         while len(self._drawn) <= i:
-            z = torch.randn(
-                self.like.shape[-1],
-                generator=self._generator,
-                dtype=torch.float32,
-                device="cpu",
-            )
+            z = torch.randn(self.like.shape[-1], **how)
             self._drawn.append(z.to(self.like))
         return self._drawn[i]
 
@@ -112,9 +102,10 @@ def rises(
     noise: Noise,
     pairs: int,
 ) -> Tensor:
-    """Rise of a measure under noise, each draw averaged with its mirror image.
+    """Rise of a measure under noise, (pairs, members).
 
-    The mirror image cancels the slope at w exactly, which is pure noise otherwise.
+    Each draw is averaged with its mirror image, which cancels the slope at w exactly:
+    it is pure noise otherwise.
 
     Args:
         loss: whose data are used.
@@ -124,9 +115,6 @@ def rises(
         scale: (members, k) or (members, 1) standard deviation of every coordinate.
         noise: its first ``pairs`` draws are used.
         pairs: how many.
-
-    Returns:
-        (pairs, members).
     """
     signed = (w + s * scale * noise[i] for i in range(pairs) for s in (1, -1))
     values = at_points(loss, measure, signed)
@@ -179,11 +167,11 @@ def largest_sigma(
             sigma = torch.where(done, low, inside)
             sigma = torch.where(high.isinf(), wider, sigma)
             sigma = torch.where(low == 0, narrower, sigma)
-    found = high.isfinite() & (low > 0)
-    probe = torch.where(found, 1.05 * low, start)
+    bracketed = high.isfinite() & (low > 0)
+    probe = torch.where(bracketed, 1.05 * low, start)
     slope = (rise_at(probe)[0] - rise_low) / (probe - low)
     value = torch.where(high.isinf(), high, low)
-    error = torch.where(found & (slope > 0), error_low / slope, torch.nan)
+    error = torch.where(bracketed & (slope > 0), error_low / slope, torch.nan)
     return value, error, rise_low
 
 
@@ -193,16 +181,6 @@ def check_samples(samples: int) -> None:
         raise ValueError(
             f"samples is {samples}, expected an even number of at least 4 (they come "
             "in pairs, and one pair has no standard error)"
-        )
-
-
-def check_finite(value: Tensor, what: str) -> None:
-    """Raise where a measure at w, (members, ...), is no number to compare with."""
-    bad = (~value.isfinite().flatten(1).all(1)) if value.ndim > 1 else ~value.isfinite()
-    if bool(bad.any()):
-        raise ValueError(
-            f"{what} of members {bad.nonzero().flatten().tolist()} is NaN or infinite "
-            "at w: there is nothing to compare its surroundings with"
         )
 
 
@@ -221,18 +199,15 @@ def check_same(first: Tensor, second: Tensor) -> None:
 class Tolerated:
     """The largest Gaussian noise on the weights under which a measure stays in bounds.
 
-    Attributes:
-        values: (members,) what was asked for: sigma, or 1 / sigma squared.
-        sigma: (members,) in units of w or, if relative, as a share of each weight's
-            absolute value; infinite where no noise is too much.
-        standard_error: (members,) of ``sigma``, from the draws and the local slope.
-        rise: (members,) mean rise at ``sigma``.
+    All is NaN where the measure at w is no finite number.
     """
 
-    values: Tensor
+    values: Tensor  # (members,) what was asked for: sigma, or 1 / sigma squared
+    # (members,) in units of w or, if relative, as a share of each weight's absolute
+    # value; infinite where no noise is too much
     sigma: Tensor
-    standard_error: Tensor
-    rise: Tensor
+    standard_error: Tensor  # (members,) of sigma, from the draws and the local slope
+    rise: Tensor  # (members,) mean rise at sigma
 
 
 def _tolerated(
@@ -245,13 +220,16 @@ def _tolerated(
     samples: int,
     seed: int,
     label: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest sigma whose noise ``scale(sigma)`` keeps the mean rise of a measure."""
+) -> Tolerated:
+    """Largest sigma whose noise ``scale(sigma)`` keeps the mean rise of a measure.
+
+    It is sought by bisection, with the same draws at every sigma and for all members,
+    in antithetic pairs.
+    """
     check_samples(samples)
     if not (rise > 0 and math.isfinite(rise)):
         raise ValueError(f"the rise allowed is {rise}, expected a positive number")
     noise, base, pairs = Noise(w, seed), measure(w), samples // 2
-    check_finite(base, "the measure")
     check_same(base, measure(w))
     start = torch.full_like(w[:, 0], 0.1)
     if not relative:
@@ -261,7 +239,9 @@ def _tolerated(
         drawn = rises(loss, measure, w, base, scale(sigma), noise, pairs)
         return drawn.mean(0), drawn.std(0) / math.sqrt(pairs)
 
-    return largest_sigma(rise_at, rise, start, label)
+    found = largest_sigma(rise_at, rise, start, label)
+    sigma, error, at_sigma = (t.where(base.isfinite(), torch.nan) for t in found)
+    return Tolerated(sigma, sigma, error, at_sigma)
 
 
 @over_members
@@ -279,8 +259,7 @@ def tolerated_noise(
     Absolute noise is N(0, sigma²) on every weight; relative noise is N(0, sigma² w_i²),
     which is unchanged by a rescaling of layers or units that leaves the function as it
     is. To second order the mean rise is ½ sigma² Σ t_i² H_ii with t_i = 1 or
-    ``|w_i|``. sigma is found by bisection with the same draws at every sigma; all
-    members get the same draws, in antithetic pairs.
+    ``|w_i|``.
 
     Args:
         loss: the surface.
@@ -292,7 +271,7 @@ def tolerated_noise(
     """
     w = wide(w)
     size = w.abs() if relative else torch.ones_like(w)
-    sigma, error, found = _tolerated(
+    return _tolerated(
         loss,
         loss,
         w,
@@ -303,7 +282,6 @@ def tolerated_noise(
         seed,
         "tolerated noise",
     )
-    return Tolerated(sigma, sigma, error, found)
 
 
 @over_members
@@ -325,9 +303,6 @@ def pac_bayes_sharpness(
     noise is N(0, sigma²) on every weight, or, where magnitude-aware,
     N(0, sigma² w_i² + floor²) (Jiang et al. 2020, sections C.2 and C.3).
 
-    The search is by bisection over sigma with the same draws at every sigma. All
-    members get the same draws, in antithetic pairs.
-
     Args:
         loss: the surface.
         w: (..., k).
@@ -343,8 +318,6 @@ def pac_bayes_sharpness(
     if floor < 0:
         raise ValueError(f"floor is {floor}, expected at least 0")
     w = wide(w)
-    if measure == "accuracy" and loss.logits(w[:1]).shape[2:] in ((), (1,)):
-        raise ValueError("one output has no accuracy: use measure='loss'")
 
     def value(points: Tensor) -> Tensor:
         return loss(points) if measure == "loss" else -loss.accuracy(points)
@@ -354,7 +327,7 @@ def pac_bayes_sharpness(
             return sigma[:, None].expand(w.shape)
         return ((sigma[:, None] * w).square() + floor**2).sqrt()
 
-    sigma, error, rise = _tolerated(
+    found = _tolerated(
         loss,
         value,
         w,
@@ -365,28 +338,20 @@ def pac_bayes_sharpness(
         seed,
         "PAC-Bayes sharpness",
     )
-    return Tolerated(sigma**-2, sigma, error, rise)
+    return replace(found, values=found.sigma**-2)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The coarsest grid on which the weights may be written.
+    """The coarsest grid on which the weights may be written."""
 
-    Attributes:
-        bits: (members,) bits per weight, log2 of ``levels``; infinite where 16 bits
-            are not enough.
-        levels: (members,) points of every parameter's grid.
-        rise: (members,) rise of the loss at ``levels``.
-        rise_coarser: (members,) rise on the next coarser grid that was tried, which is
-            too much; NaN where even two levels are enough.
-        total: (members,) bits for all weights together.
-    """
-
-    bits: Tensor
-    levels: Tensor
-    rise: Tensor
+    bits: Tensor  # (members,) per weight, log2 of levels; ∞ where 16 are not enough
+    levels: Tensor  # (members,) points of every parameter's grid
+    rise: Tensor  # (members,) of the loss at that many levels
+    # (members,) on the next coarser grid that was tried, which is too much; NaN where
+    # even two levels are enough
     rise_coarser: Tensor
-    total: Tensor
+    total: Tensor  # (members,) bits for all weights together
 
 
 def quantise(w: Tensor, layout: Layout, levels: int | Tensor) -> Tensor:
@@ -445,16 +410,13 @@ def bits_per_weight(loss: Loss, w: Tensor, rise: float = 0.1) -> Precision:
         raise ValueError(f"the rise allowed is {rise}, expected a positive number")
     w = wide(w)
     layout, base = loss.net.layout, loss(w)
-    check_finite(base, "the loss")
     found = torch.zeros(len(w), dtype=torch.int64, device=w.device)
     at_found, at_next = (torch.full_like(base, torch.nan) for _ in range(2))
 
     def attempt(levels: Tensor, active: Tensor) -> Tensor:
-        """Try one grid for each active member; return which of them it is enough for.
-
-        Members with labels of their own cannot leave the ensemble: they all go along.
-        """
+        """Try one grid for each active member: which of them is it enough for?"""
         nonlocal found, at_found, at_next
+        # members with labels of their own cannot leave the ensemble
         asked = torch.ones_like(active) if loss.own_labels else active
         cost = torch.full_like(base, torch.nan)
         if bool(active.any()):
@@ -478,4 +440,5 @@ def bits_per_weight(loss: Loss, w: Tensor, rise: float = 0.1) -> Precision:
             active = active & (attempt(levels, new) | ~new)
     at_next = torch.where(found == 2, torch.nan, at_next)
     bits = torch.where(found > 0, found.to(w.dtype).log2(), torch.inf)
+    bits = bits.where(base.isfinite(), torch.nan)
     return Precision(bits, found, at_found, at_next, bits * w.shape[-1])

@@ -15,7 +15,6 @@ from flatlab.network import over_members
 from flatlab.noise import (
     Noise,
     at_points,
-    check_finite,
     check_same,
     check_samples,
     rises,
@@ -35,8 +34,8 @@ class WorstCase:
 
     Attributes:
         values: (members,) what was asked for: the rise, or Keskar's phi in per cent.
-        rise: (members,) max L_S(w + epsilon) - L_S(w), never negative; NaN where no
-            point that was tried has a loss.
+        rise: (members,) max L_S(w + epsilon) - L_S(w), never negative; NaN where w,
+            or all points that were tried, have no finite loss.
         epsilon: (members, k), inside the neighbourhood, where ``rise`` is attained.
         loss: (members,) L_S(w).
         evaluations: gradients of L_S that were computed for each member.
@@ -158,10 +157,8 @@ def _search(
             "least 0"
         )
     base, gradient = loss.value_and_gradient(w)
-    check_finite(base, "the loss")
-    check_finite(gradient, "the gradient")
     check_same(base, loss(w))
-    flat = (gradient == 0).all(-1)
+    flat = (gradient == 0).all(-1) & base.isfinite()
 
     def offset(y: Tensor) -> Tensor:
         return y if basis is None else y @ basis.mT
@@ -185,7 +182,7 @@ def _search(
     best, y, evaluations = ascend(value_and_gradient, around, starts, steps)
     higher = best > base  # at epsilon = 0, which is in the set, nothing rises
     rise = torch.where(higher, best - base, 0)
-    rise = torch.where(best == -math.inf, math.nan, rise)
+    rise = torch.where(base.isfinite() & (best > -math.inf), rise, math.nan)
     epsilon = torch.where(higher[:, None], offset(y), 0)
     return WorstCase(rise, rise, epsilon, base, evaluations + 1)
 
@@ -258,7 +255,6 @@ def average_sharpness(
     w, pairs = wide(w), samples // 2
     around = neighbourhood.at(w, loss.net.layout_on(w.device))
     exact, base = _exact(loss, w), loss(w)
-    check_finite(base, "the loss")
     check_same(base, loss(w))
     exact = base if exact is None else exact
     rounding = (base - exact).abs().to(w)  # float32 minus float64 is in float64
