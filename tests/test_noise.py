@@ -11,19 +11,13 @@ from torch import nn
 from flatlab import models, noise
 from flatlab.loss import Loss
 from flatlab.network import Network
-from flatlab.noise import bits_per_weight, quantise, tolerated_noise
-
-
-class Point(nn.Module):
-    """Returns its own parameters as the output for every example."""
-
-    def __init__(self, *shapes):
-        super().__init__()
-        self.parts = nn.ParameterList([nn.Parameter(torch.zeros(s)) for s in shapes])
-
-    def forward(self, x):
-        flat = torch.cat([p.reshape(-1) for p in self.parts])
-        return flat.expand(len(x), -1)
+from flatlab.noise import (
+    bits_per_weight,
+    pac_bayes_sharpness,
+    quantise,
+    tolerated_noise,
+)
+from tests.cases import Point
 
 
 def quadratic(seed, scale=1.0):
@@ -195,6 +189,49 @@ def test_members_are_measured_as_if_alone(own):
         )
         alone = tolerated_noise(one, w[i], samples=4)
         torch.testing.assert_close(alone.values, found.values[i], rtol=3e-3, atol=0)
+
+
+class AsTwo(nn.Linear):
+    """The classes 0 and 1 of one logit."""
+
+    def forward(self, x):
+        z = super().forward(x)
+        return torch.cat([torch.zeros_like(z), z], -1)
+
+
+def test_one_output_has_the_noise_of_two_classes():
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(40, 3, generator=g)
+    y = (x[:, 0] > 0).long()
+    one, two = Network(nn.Linear(3, 1)), Network(AsTwo(3, 1))
+    bce = nn.functional.binary_cross_entropy_with_logits
+    w = torch.tensor([[2.0, 0.3, 0.0, 0.0], [1.0, -0.5, 0.2, 0.1]])
+    found = pac_bayes_sharpness(Loss(one, (x, y[:, None].float()), bce), w)
+    assert found.sigma.isfinite().all()
+    assert torch.equal(found.sigma, pac_bayes_sharpness(Loss(two, (x, y)), w).sigma)
+
+
+def test_a_member_without_a_loss_is_nan_beside_the_others():
+    net = Network(Point((2,)))
+
+    def criterion(z, y):  # no number beyond 0.6
+        return z[:, 1] ** 2 + 0 * torch.sqrt(0.6 - z[:, 0])
+
+    loss = Loss(net, (torch.zeros(4, 1), torch.zeros(4)), criterion)
+    w = torch.tensor([[0.1, 1.0], [0.7, 1.0], [0.2, 2.0]]).double()
+    for measure in (
+        lambda v: tolerated_noise(loss, v, 1e-3, samples=4).values,
+        lambda v: (
+            pac_bayes_sharpness(
+                loss, v, deviation=1e-3, measure="loss", samples=4
+            ).values
+        ),
+        lambda v: bits_per_weight(loss, v).bits,
+    ):
+        together = measure(w)
+        assert together.isnan().tolist() == [False, True, False]
+        for i in (0, 2):
+            torch.testing.assert_close(together[i], measure(w[i]))
 
 
 def test_bad_input_says_what_is_expected():
