@@ -47,11 +47,11 @@ SAM_GAINS = ("SAM over SGD", "SAM over SGD, both with decay")
 
 MADE = {
     # -- question
-    "P01": {
-        "reproduced": {"loss rise": 1.2, "gradient": 1.5},
-        "not at this scale": {"gradient": 0.9},
-        "contradicted": {"loss rise": 0.8, "gradient": 0.9},
-    },
+    "P01": three(
+        {"r = 0.01": 0.9, "r = 0.1": 0.9, "r = 1": 0.8},
+        {"r = 1": 0.4},
+        {"r = 0.01": -0.9, "r = 0.1": WIDE, "r = 1": 0.4},
+    ),
     # -- memorization
     "P06": either(99.9, [99.9, 99.9, 98, 100]),
     "P07": either({"random pixels": 100, "Gaussian": 100}, {"random pixels": 98}),
