@@ -120,7 +120,13 @@ def resize(page, width):
     page.wait_for_function(f"document.documentElement.dataset.measured === '{width}'")
 
 
-def look(browser, url, host):
+def in_the_dark(page):
+    """What axe finds where the colours are others."""
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    return violations(page, "color-contrast", "target-size", beside=f"{CODE}, .sig")
+
+
+def look(browser, url, host, dark):
     """Visit a page once: what is wrong with it, by kind."""
     wrong = {}
     with Visit(browser, WIDTHS[0], reduced_motion="reduce") as visit:
@@ -150,20 +156,28 @@ def look(browser, url, host):
             if width == 1200:
                 wrong["axe"] += violations(page)
         resize(page, WIDTHS[0])
-        page.evaluate("document.documentElement.dataset.theme = 'dark'")
-        beside = f"{CODE}, .sig"
-        wrong["axe"] += violations(page, "color-contrast", "target-size", beside=beside)
         wrong["axe"] += violations(page, "scrollable-region-focusable", beside="svg")
+        wrong["axe"] += in_the_dark(page) if dark else []
     return wrong
+
+
+# One page of each sort: its colours are those of the others.
+DARK = ("book/index.html", "book/sam.html", "book/api/sharpness.html")
+
+
+def names(html):
+    found = [path.relative_to(html).as_posix() for path in pages(html)]
+    assert set(DARK) < set(found)
+    return found
 
 
 @pytest.fixture(scope="module")
 def seen(html, host, browser):
     """What is wrong with each page, by the page's name."""
-    found = pages(html)
-    assert found
-    names = [path.relative_to(html).as_posix() for path in found]
-    return {name: look(browser, f"{host}/{name}", host) for name in names}
+    return {
+        name: look(browser, f"{host}/{name}", host, dark=name in DARK)
+        for name in names(html)
+    }
 
 
 @pytest.mark.parametrize(
@@ -181,6 +195,19 @@ def test_no_page_is_wrong(seen, kind):
 def test_nothing_is_cut_off(seen):
     """No formula, table, line of code or figure, on any screen."""
     assert {name: wrong["cut"] for name, wrong in seen.items() if wrong["cut"]} == {}
+
+
+@pytest.mark.slow
+def test_every_page_can_be_read_in_the_dark(html, host, browser):
+    wrong = {}
+    for name in names(html):
+        with Visit(browser, WIDTHS[0], reduced_motion="reduce") as visit:
+            page = visit.open(f"{host}/{name}")
+            page.add_style_tag(content=STILL)
+            opened = "document.querySelectorAll('details').forEach(e => e.open = 1)"
+            page.evaluate(opened)
+            wrong[name] = in_the_dark(page)
+    assert {name: found for name, found in wrong.items() if found} == {}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -421,6 +421,7 @@ def test_after_sigkill_the_rows_are_those_of_an_uninterrupted_run(work, tmp_path
     assert all(name.endswith(".part") for name in leftovers(store))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_dask_cluster_that_loses_a_worker_finishes(work, tmp_path):
     joblib = pytest.importorskip("joblib")
