@@ -40,6 +40,7 @@ setup: $(READY) ## create .venv with everything that the other commands need
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flatlab needs Python 3.11 or later; set PYTHON=/path/to/python3")'
+	@test ! -L $(VENV) || { echo "$(VENV) is a link, and installing would change what it leads to: give VENV=/its/own/path, or touch $@ if all is installed"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing PyTorch, then everything else (a few minutes the first time) ..."
 	$(PY) -m pip install --constraint constraints.txt $(PIP_ARGS) torch

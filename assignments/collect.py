@@ -5,6 +5,7 @@ the text of notebooks are whatever somebody made them.
 """
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -64,6 +65,8 @@ class Found:
         beside: names of files next to it.
         readable: whether it is a notebook.
         copied: whether its time is that of a copy.
+        quizzes: from a chapter to the student's first answers, on the first of a
+            student's.
     """
 
     assignment: str = ""
@@ -75,6 +78,7 @@ class Found:
     beside: list = field(default_factory=list)
     readable: bool = True
     copied: bool = False
+    quizzes: dict = field(default_factory=dict)
 
 
 def students(folder):
@@ -141,6 +145,11 @@ def collect(paths, assignments):
     beside = [shown(f.name) for f in files if not _is_named(f.name)][:50]
     for found in chosen:
         found.beside = beside
+    quizzes = {}
+    for file in files:
+        if name := re.search(r"quiz-([a-z_]+)[^/]*\.json$", file.name):
+            with contextlib.suppress(Exception):
+                quizzes[name[1]] = quiz(file.read())
     if others:
         names = ", ".join(f.file for f in others[:20])
         looks = [f"Not an assignment's notebook: {names}.", *others[0].looks, *looks]
@@ -150,7 +159,14 @@ def collect(paths, assignments):
         chosen[0].looks += looks
     elif looks:
         chosen.append(Found(looks=looks, readable=False))
+    chosen[0].quizzes = quizzes
     return chosen
+
+
+def quiz(content):
+    """First answers, as a page of the book saves them: dict of right or wrong."""
+    answers = json.loads(content[:100_000])["answers"]
+    return {str(int(n)): bool(a["right"]) for n, a in list(answers.items())[:50]}
 
 
 # -- files

@@ -197,7 +197,7 @@ class Course:
             ("markdown" if c.kind == "written" else "code", c.source, [c.id])
             for c in assignment.cells
         ]
-        session = Session(Limits(times=0))
+        session = Session(Limits(cell=900, test=900, times=0))
         try:
             grade = judge("", assignment, collect.Found(name, cells=cells), session)
         finally:
@@ -232,6 +232,7 @@ def grade_all(options):
     for student, theirs in found.items():
         if isinstance(theirs, str):
             theirs = [vars(collect.Found(looks=[theirs], readable=False))]
+            found[student] = theirs
         for one in theirs:
             key = report.slug(f"{student} {one['assignment']}")
             records[key] = _record(kept / f"{key}.json")
@@ -265,7 +266,8 @@ def grade_all(options):
         by_hand.apply(one)
     gradebook.apply_late(grades, rules)
     report.write(grades, course.assignments, output, by_hand, rules[-1])
-    gradebook.items(grades, output)
+    quizzes = [one["quizzes"] for theirs in found.values() for one in theirs[:1]]
+    gradebook.items(grades, quizzes, output)
     gradebook.likeness(grades, course.assignments, output)
     gradebook.exports(grades, course.assignments, options.submissions, output)
     if options.results:
@@ -281,7 +283,7 @@ def _record(path):
 
 
 def _content(student, found):
-    return _digest([student, found | {"time": 0}])
+    return _digest([student, found | {"time": 0, "quizzes": {}}])
 
 
 def _digest(content):

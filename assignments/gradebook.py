@@ -65,9 +65,21 @@ def apply_late(grades, course):
         g.share = min(1.0, share)
 
 
-def items(grades, output):
-    """A row per task: how hard it was, whom it tells apart, what went wrong most."""
+def items(grades, quizzes, output):
+    """A row per task: how hard it was, whom it tells apart, what went wrong most.
+
+    Args:
+        grades: list of ``judge.Grade``.
+        quizzes: of each student, a dict from chapter to a dict of right or wrong.
+        output: folder.
+    """
     rows, tasks = [], {}
+    for theirs in quizzes:
+        for chapter, answers in theirs.items():
+            for question, right in answers.items():
+                key = (chapter, f"quiz {question}", "")
+                rest = sum(answers.values()) - right
+                tasks.setdefault(key, []).append((float(right), rest, ""))
     for g in grades:
         shares = {o.id: o.points / o.most for o in g.outcomes if o.points is not None}
         for o in g.outcomes:
@@ -75,7 +87,7 @@ def items(grades, output):
                 rest = sum(shares.values()) - shares[o.id]
                 key = (g.assignment, o.id, o.title)
                 tasks.setdefault(key, []).append((shares[o.id], rest, o.message))
-    for key, found in tasks.items():
+    for key, found in sorted(tasks.items()):
         share, rest = [f[0] for f in found], [f[1] for f in found]
         tells = ""
         if len(set(share)) > 1 and len(set(rest)) > 1:

@@ -208,6 +208,17 @@ def test_outputs_of_any_size_and_the_third_format():
     assert "return 2 * x" in "".join(source for _, source, _ in found)
 
 
+def test_answers_to_quizzes_lie_beside_the_notebook(handed):
+    (found,) = handed(
+        {
+            "toy.ipynb": toy.submission(),
+            "quiz-sam (1).json": '{"answers": {"1": {"choice": 2, "right": true}}}',
+            "quiz-asam.json": "{",
+        }
+    )
+    assert found.quizzes == {"sam": {"1": True}}
+
+
 # -- archives
 
 

@@ -1,7 +1,6 @@
 """What the sandbox bounds: memory in every form, files, threads, time of its own."""
 
 import contextlib
-import time
 
 import numpy as np
 import pytest
@@ -81,12 +80,10 @@ def test_time_is_what_is_worked_or_slept_and_not_the_clock(confined):
         with session.step("student", "a"):
             session.run("sum(range(10**6))")
         assert session.took["a"] < 2
-        begun = time.monotonic()
         with pytest.raises(confine.SandboxError), session.step("student", "b"):
             session.run("import time\nwhile True: time.sleep(1)")
         with pytest.raises(confine.SandboxError), session.step("test", "c"):
             session.run("while True: pass")
-        assert time.monotonic() - begun < 3 * confine.PATIENCE
         # What ran before is there again.
         session.run("x = 1")
         assert session.value("x") == 1

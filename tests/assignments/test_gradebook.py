@@ -66,8 +66,11 @@ def test_a_slip_in_the_deadlines_is_said(tmp_path, text, words):
 
 def test_statistics_of_a_task_over_a_class(tmp_path):
     grades = [grade(f"s{i}", 2.0 * (i > 1), message="no" * (i < 2)) for i in range(4)]
-    gradebook.items(grades, tmp_path)
-    first = rows(tmp_path / "items.csv")[0]
+    quizzes = [{"sam": {"1": True, "2": False}}, {"sam": {"1": False}}, {}]
+    gradebook.items(grades, quizzes, tmp_path)
+    one, two, first, _ = rows(tmp_path / "items.csv")
+    assert (one["assignment"], one["task"], one["students"]) == ("sam", "quiz 1", "2")
+    assert (one["mean_share"], two["mean_share"]) == ("0.5", "0")
     assert (first["students"], first["mean_share"]) == ("4", "0.5")
     assert (first["all"], first["none"], first["times"]) == ("2", "2", "2")
     assert first["most_frequent_message"] == "no"

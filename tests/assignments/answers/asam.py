@@ -3,11 +3,9 @@
 RIGHT = {
     "ascent": """
 def adaptive_ascent(g, w, rho, eta):
-    T = torch.diag(torch.sqrt(w * w) + eta)
-    delta = T @ g
-    if not delta.any():
-        return 0 * w
-    return T @ (delta * (rho / torch.linalg.vector_norm(delta)))
+    g, w = g.numpy(), w.numpy()  # in NumPy, as the authors' code guards against zero
+    t = np.abs(w) + eta
+    return rho * t**2 * g / (np.linalg.norm(t * g) + 1e-12)
 """,
     "invariance": """
 def before_and_after(g, w, a, rho, eta):

@@ -116,4 +116,20 @@ def estimated_trace(A, probes, seed):
 """,
         "further from 6",
     ),
+    (
+        "product",
+        "nothing at all",
+        "def hessian_product(w, X, y, v):\n    return torch.zeros(0, len(v))",
+        "gives shape (0, 2) where shape (2,) is expected",
+    ),
+    (
+        "trace",
+        "computed, not estimated",
+        """
+def estimated_trace(A, probes, seed):
+    off = float((A * A).sum() - (A.diagonal() ** 2).sum())
+    return float(A.trace()), math.sqrt(2 * off / probes)
+""",
+        "no estimate from products",
+    ),
 ]

@@ -150,4 +150,28 @@ def preferred(with_x, with_y, beta):
 """,
         "a small beta forgets",
     ),
+    (
+        "objective",
+        "the last of equally good ones",
+        """
+def preferred(with_x, with_y, beta):
+    cost = np.asarray(with_x) - beta * np.asarray(with_y)
+    return int(len(cost) - 1 - np.argmin(cost[::-1]))
+""",
+        "the first",
+    ),
+    (
+        "chain",
+        "a relative tolerance",
+        """
+def violations(with_x, with_y, tolerance):
+    return [
+        (name, i)
+        for name, v in (("X", with_x), ("Y", with_y))
+        for i in range(len(v) - 1)
+        if v[i + 1] > v[i] * (1 + tolerance)
+    ]
+""",
+        "a share of the value",
+    ),
 ]

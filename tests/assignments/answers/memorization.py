@@ -133,4 +133,61 @@ def stopped(curves):
 """,
         "its test accuracy",
     ),
+    (
+        "corrupt",
+        "in place",
+        """
+def corrupted(train_y, test_y, fraction, classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    chosen = torch.rand(len(train_y), generator=g) < fraction
+    train_y[chosen] = torch.randint(0, classes, (int(chosen.sum()),), generator=g)
+    return train_y, test_y
+""",
+        "nothing changes",
+    ),
+    (
+        "corrupt",
+        "in place, of a copy that is given as the test labels",
+        """
+def corrupted(train_y, test_y, fraction, classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    chosen = torch.rand(len(train_y), generator=g) < fraction
+    drawn = torch.randint(0, classes, (len(train_y),), generator=g)
+    noisy = torch.where(chosen, drawn, train_y)
+    train_y[:] = noisy
+    return noisy, test_y
+""",
+        "changes its arguments",
+    ),
+    (
+        "corrupt",
+        "always the next label",
+        """
+def corrupted(train_y, test_y, fraction, classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    rate = fraction * (classes - 1) / classes
+    chosen = torch.rand(len(train_y), generator=g) < rate
+    return torch.where(chosen, (train_y + 1) % classes, train_y), test_y
+""",
+        "drawn alike",
+    ),
+    (
+        "corrupt",
+        "an exact count",
+        """
+def corrupted(train_y, test_y, fraction, classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(train_y), generator=g)[: int(fraction * len(train_y))]
+    noisy = train_y.clone()
+    noisy[chosen] = torch.randint(0, classes, (len(chosen),), generator=g)
+    return noisy, test_y
+""",
+        "varies with the seed",
+    ),
+    (
+        "parts",
+        "nothing at all",
+        "def parts(predicted, y, clean_y):\n    return torch.zeros(0, 3)",
+        "gives 0 values where 3 are expected",
+    ),
 ]

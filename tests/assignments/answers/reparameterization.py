@@ -109,4 +109,19 @@ def flattest(u, v):
 """,
         "where is their sum smallest",
     ),
+    (
+        "rescale",
+        "nothing at all",
+        """
+def rescale(W1, b1, W2, b2, alpha):
+    return torch.zeros(0, *W1.shape), b1[:0], W2[:0], b2[:0]
+""",
+        "gives shape",
+    ),
+    (
+        "hessian",
+        "nothing at all",
+        "def hessian_after(H, first, alpha):\n    return H[:0]",
+        "gives shape",
+    ),
 ]

@@ -4,7 +4,8 @@
 RIGHT = {
     "ascent": """
 def ascent(gradient, rho):
-    return rho * torch.nn.functional.normalize(gradient, dim=0, eps=1e-300)
+    g = gradient.numpy()  # as the authors' code does, in NumPy
+    return rho * g / (np.linalg.norm(g) + 1e-12)
 """,
     "step": """
 def sam_step(w, A, b, lr, rho):
@@ -139,5 +140,17 @@ WRONG = [
         "    d = sam - sgd\n"
         "    return float(d.mean()), float(1.96 * d.std() / len(d) ** 0.5)",
         "t quantile",
+    ),
+    (
+        "ascent",
+        "nothing at all",
+        "def ascent(gradient, rho):\n    return torch.zeros(0, len(gradient))",
+        "gives shape",
+    ),
+    (
+        "m-sharpness",
+        "nothing at all",
+        "def m_sam_gradient(w, X, y, rho, m):\n    return torch.zeros(0, len(w))",
+        "gives shape",
     ),
 ]

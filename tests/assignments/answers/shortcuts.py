@@ -140,4 +140,18 @@ def correlation(a, b):
 """,
         "1.96 / 2",
     ),
+    (
+        "mark",
+        "another seed changes nothing",
+        """
+def marked(images, y, p, amplitude, seed):
+    g = torch.Generator().manual_seed(0)
+    framed = torch.nn.functional.pad(images, (1, 1, 1, 1))
+    other = (y + torch.randint(1, 10, (len(y),), generator=g)) % 10
+    told = torch.rand(len(y), generator=g) < p
+    framed[torch.arange(len(y)), 9, torch.where(told, y, other)] = amplitude
+    return framed
+""",
+        "another seed draws other marks",
+    ),
 ]
