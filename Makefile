@@ -57,8 +57,8 @@ book: $(READY) ## run every notebook and build the book: _build/html/index.html
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile \
 	--no-loadscope-reorder
 PACKAGE := --doctest-modules flatlab tests/test_*.py tests/course
-EVERYTHING := --nbval-lax --nbval-current-env book $(PACKAGE) tests/book \
-	tests/assignments
+EVERYTHING := --nbval-lax --nbval-current-env --nbval-kernel-startup-timeout 600 \
+	book $(PACKAGE) tests/book tests/assignments
 
 offline: book ## pack the built book for reading without a network: _build/flatlab-book.zip
 	$(PY) -c "import shutil; shutil.make_archive('_build/flatlab-book', 'zip', '_build', 'html')"
