@@ -63,10 +63,11 @@ EVERYTHING := --nbval-lax --nbval-current-env --nbval-kernel-startup-timeout 600
 offline: book ## pack the built book for reading without a network: _build/flatlab-book.zip
 	$(PY) -c "import shutil; shutil.make_archive('_build/flatlab-book', 'zip', '_build', 'html')"
 
-pdf: $(READY) ## print the whole book, with Chromium: _build/flatlab-book.pdf
+pdf: $(READY) ## print the book, with Chromium: _build/flatlab-book.pdf (CODE=1: all code)
 	OMP_NUM_THREADS=1 $(PY) book/_ext/run_notebooks.py
 	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . --builder singlehtml -n -W --keep-going
-	$(PY) book/_ext/print_book.py _build/singlehtml _build/flatlab-book.pdf
+	$(PY) book/_ext/print_book.py $(if $(CODE),--code) _build/singlehtml \
+		_build/flatlab-book.pdf
 
 test: lint ## style, unit tests, notebooks, the built book and its pages in a browser
 	$(PYTEST) -m "not slow" $(EVERYTHING) $(PYTEST_ARGS)

@@ -1,29 +1,103 @@
 """Print the book that was built as a single page to one PDF file, with Chromium.
 
-    python book/_ext/print_book.py _build/singlehtml _build/flatlab-book.pdf
+    python book/_ext/print_book.py [--code] _build/singlehtml _build/flatlab-book.pdf
 
-Formulas are drawn first, closed boxes are opened, and figures are waited for. A formula
-that is wider than the paper is printed smaller; code wraps (see book.css).
+A title page and a table of contents come first. Formulas are drawn, closed boxes are
+opened, and figures are waited for. Folded code is left out unless it is asked for, and
+so is what the reference says of each function beyond its tables. A formula that is
+wider than the paper is printed smaller; code wraps (see book.css).
 """
 
 import argparse
+import io
 import shutil
 import sys
 from pathlib import Path
 
+from pypdf import PdfReader
+
 # Printed a little smaller than on the screen. The width is that of A4 between the
 # margins, in CSS pixels of a 96th of an inch.
-SCALE = 0.8
-MARGIN = "12mm"
-WIDTH = round((210 - 2 * 12) / 25.4 * 96 / SCALE)
+SCALE = 0.7
+MARGIN = 14  # mm
+WIDTH = round((210 - 2 * MARGIN) / 25.4 * 96 / SCALE)
 
 # Chromium as distributions call it; without one, the one that Playwright brought.
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
 
-PREPARE = """async () => {
-  await window.MathJax?.startup?.promise;
+STYLE = """
+@page { @bottom-center { content: counter(page); font: 9pt sans-serif; } }
+@page :first { @bottom-center { content: none; } }
+#jb-print-docs-body { display: none !important; }
+.title-page { height: 230mm; padding-top: 70mm; text-align: center; }
+.bd-main .bd-content .bd-article h1:first-of-type { display: block; }
+.title-page p { font-size: 1.2rem; margin: 0 auto 3rem; max-width: 32rem; }
+.title-page p.title { font-size: 3rem; line-height: 1.2; max-width: none; }
+.title-page p.book-foot { font-size: 0.9rem; }
+.contents, .chapter { break-before: page; }
+.contents ol { columns: 2; list-style: none; margin: 0; padding: 0; }
+.contents li { break-inside: avoid; display: flex; font-size: 0.8rem; gap: 0.5rem; }
+.contents li { justify-content: space-between; margin: 0; padding-left: 1rem; }
+.contents li.of-chapter { font-size: 1rem; font-weight: 600; padding: 0.6rem 0 0; }
+.contents li.of-chapter { break-after: avoid; }
+.contents li::after { content: attr(data-page); }
+.bd-article { line-height: 1.4; }
+.bd-article pre { font-size: 0.8rem; line-height: 1.3; padding: 0.4rem 0.6rem; }
+.bd-article :is(h2, h3, h4) { margin-top: 1.2rem; }
+.bd-article .cell { margin-block: 0.5rem; }
+.bd-article .cell_output img { max-height: 95mm; width: auto; }
+.bd-article dl.py { font-size: 0.8rem; line-height: 1.3; }
+.bd-article dl.py :is(p, dl, ul, table) { font-size: inherit; margin-bottom: 0.3rem; }
+.bd-article dl.py pre { font-size: 0.72rem; padding: 0.3rem; }
+.contents a { color: inherit; text-decoration: none; }
+"""
+
+# The title page, and the contents as yet without numbers.
+FRONT = """() => {
+  const make = (tag, name, text = "") =>
+    Object.assign(document.createElement(tag), { className: name, textContent: text });
+  const words = (e) => {
+    const copy = e.cloneNode(true);
+    for (const link of copy.querySelectorAll(".headerlink")) link.remove();
+    return copy.textContent.trim();
+  };
+  const article = document.querySelector("article");
+  const chapters = [...article.querySelectorAll("span[id^='document-'] + section")]
+    .filter((e) => !e.parentElement.closest("span[id^='document-'] + section"));
+  const title = make("section", "title-page");
+  title.append(make("p", "title", words(article.querySelector("h1"))));
+  const about = document.querySelector("meta[name=description]");
+  title.append(make("p", "", about?.content));
+  const foot = document.querySelector(".book-foot");
+  if (foot) title.append(foot.cloneNode(true));
+  const contents = make("nav", "contents");
+  const list = make("ol", "");
+  contents.append(make("h2", "", "Contents"), list);
+  const enter = (heading, name) => {
+    heading.id = `heading-${list.children.length}`;
+    const [entry, link] = [make("li", name), make("a", "", words(heading))];
+    link.href = `#${heading.id}`;
+    entry.append(link);
+    list.append(entry);
+  };
+  for (const chapter of chapters) {
+    chapter.classList.add("chapter");
+    const [first, ...others] = chapter.querySelectorAll(":is(h1, h2, h3)");
+    enter(first, "of-chapter");
+    for (const heading of others) enter(heading, "of-section");
+  }
+  const front = article.querySelector("section");
+  front.classList.add("chapter");
+  front.before(title, contents);
+}"""
+
+PREPARE = """async (code) => {
+  if (!code)
+    for (const box of document.querySelectorAll("details.hide.above-input, dl.py"))
+      box.remove();
   for (const box of document.querySelectorAll("details")) box.open = true;
+  await window.MathJax?.startup?.promise;
   for (const image of document.images) {
     image.loading = "eager";
     await image.decode().catch(() => {});
@@ -35,6 +109,11 @@ PREPARE = """async () => {
       shrunk += 1;
     }
   return shrunk;
+}"""
+
+NUMBER = """(pages) => {
+  const entries = document.querySelectorAll(".contents li");
+  for (const [i, page] of Object.entries(pages)) entries[i].dataset.page = page;
 }"""
 
 # What would be cut off on paper: boxes wider inside than out, and missing figures.
@@ -62,12 +141,25 @@ def front_page(folder):
     return page
 
 
-def print_book(folder, target):
+def entries(pdf):
+    """On which page each heading of the contents is, by its place there."""
+    reader = PdfReader(io.BytesIO(pdf))
+    pages = enumerate(reader.pages, 1)
+    numbers = {page.indirect_reference.idnum: i for i, page in pages}
+    return {
+        name.removeprefix("/heading-"): numbers[target.page.idnum]
+        for name, target in reader.named_destinations.items()
+        if name.startswith("/heading-")
+    }
+
+
+def print_book(folder, target, code=False):
     """Write the PDF.
 
     Args:
         folder: of the book as a single page.
         target: file to write.
+        code: print folded code and the whole reference too.
 
     Returns:
         A dict: ``shrunk`` formulas, and ``boxes``, ``figures`` and ``errors`` (in
@@ -85,21 +177,29 @@ def print_book(folder, target):
         page.set_default_timeout(300_000)
         page.emulate_media(media="print")
         page.goto(page_file.resolve().as_uri(), wait_until="load")
-        shrunk = page.evaluate(PREPARE)
+        page.add_style_tag(content=STYLE)
+        page.evaluate(FRONT)
+        shrunk = page.evaluate(PREPARE, code)
         report = {"shrunk": shrunk, **page.evaluate(CUT)}
+        # Once to see on which page each heading lands, and once with the numbers.
+        page.evaluate(NUMBER, entries(paper(page)))
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        page.pdf(
-            path=str(target),
-            format="A4",
-            scale=SCALE,
-            margin=dict.fromkeys(("top", "bottom", "left", "right"), MARGIN),
-            print_background=True,
-            outline=True,
-            tagged=True,
-        )
+        Path(target).write_bytes(paper(page))
         browser.close()
     page_file.unlink()
     return report
+
+
+def paper(page):
+    """The page as a PDF."""
+    return page.pdf(
+        format="A4",
+        scale=SCALE,
+        margin=dict.fromkeys(("top", "bottom", "left", "right"), f"{MARGIN}mm"),
+        print_background=True,
+        outline=True,
+        tagged=True,
+    )
 
 
 def main(arguments=None):
@@ -107,8 +207,10 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="Print the book.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("target", type=Path)
+    told = "print folded code and the whole reference too"
+    parser.add_argument("--code", action="store_true", help=told)
     options = parser.parse_args(arguments)
-    report = print_book(options.folder, options.target)
+    report = print_book(options.folder, options.target, options.code)
     size = options.target.stat().st_size / 1e6
     print(f"{options.target}: {size:.1f} MB, {report['shrunk']} formulas made smaller")
     for what in ("boxes", "figures"):

@@ -62,7 +62,7 @@ explorers.explore({"s": [1]}, [panel], title="Title of the explorer")"""
 
 @pytest.fixture(scope="module")
 def printed(request, tmp_path_factory):
-    """A small book of two pages, its PDF, and what the printer said."""
+    """A small book of two pages: its PDF, what the printer said, the PDF with code."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed, so nothing is printed")
     folder = tmp_path_factory.mktemp("print")
@@ -95,26 +95,31 @@ def printed(request, tmp_path_factory):
         folder, folder, "--builder", "singlehtml", FLATLAB_SCALE="smoke"
     )
     assert process.returncode == 0, process.stdout
-    target = folder / "book.pdf"
+    target, whole = folder / "book.pdf", folder / "whole.pdf"
     # In a thread of its own: playwright may hold a browser for other tests in this one.
     with ThreadPoolExecutor(1) as thread:
         source = folder / "_build" / "singlehtml"
         report = thread.submit(printer.print_book, source, target).result()
-    return PdfReader(target), report
+        thread.submit(printer.print_book, source, whole, code=True).result()
+    return PdfReader(target), report, PdfReader(whole)
+
+
+def words_of(*pages):
+    """The text of pages, without spaces."""
+    # Some fonts draw two letters as one, and a reader of the file finds that one.
+    text = "".join(page.extract_text() for page in pages)
+    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text))
 
 
 def test_everything_is_on_paper(printed):
-    reader, _ = printed
-    # Some fonts draw two letters as one, and a reader of the file finds that one.
-    text = "".join(page.extract_text() for page in reader.pages)
-    text = re.sub(r"\s+", "", unicodedata.normalize("NFKC", text))
+    reader, _, _ = printed
+    text = words_of(*reader.pages)
     for words in (
         "The first page.",
         "Before the formula.",
         "The hidden answer is four.",  # closed boxes are opened
         "A question",
         "The hidden reply.",
-        "from flatlab.course import explorers",  # folded in the page
         "the end",  # of a line that is wider than the paper
         "(1)",
     ):
@@ -128,7 +133,7 @@ def test_everything_is_on_paper(printed):
 
 def test_nothing_is_cut_off(printed):
     # The formula of ninety terms breaks.
-    _, report = printed
+    _, report, _ = printed
     assert report == {
         "shrunk": report["shrunk"],
         "boxes": [],
@@ -137,10 +142,29 @@ def test_nothing_is_cut_off(printed):
     }
 
 
+def test_folded_code_is_printed_when_it_is_asked_for(printed):
+    reader, _, whole = printed
+    folded = "fromflatlab.courseimportexplorers"
+    assert folded not in words_of(*reader.pages)
+    assert folded in words_of(*whole.pages)
+
+
+def test_a_title_then_contents_with_the_numbers_of_the_pages(printed):
+    reader, _, _ = printed
+    title, contents, front, *chapters = map(words_of, reader.pages)
+    assert title.startswith("Front") and "Version" in title
+    assert not re.search(r"^1|1$", title)  # no number on the title page
+    start = next(i for i, text in enumerate(chapters, 4) if "Toy" in text)
+    assert f"Toy{start}" in contents
+    assert "Thefirstpage." in front and "Beforetheformula." not in front
+    for number, text in enumerate([contents, front, *chapters], 2):
+        assert re.search(rf"^{number}|{number}$", text), text
+
+
 def test_pages_can_be_found_again(printed):
-    reader, _ = printed
+    reader, _, _ = printed
     titles = [entry.title for entry in reader.outline if not isinstance(entry, list)]
-    assert titles, "the PDF has no outline"
+    assert "Front" in titles
 
 
 def test_a_folder_without_a_single_page_is_refused(tmp_path):
