@@ -20,9 +20,6 @@ class Neighbourhood:
         radius: ρ > 0, a number or a tensor with one entry for each member.
         scale: the function t: ``scale(w, layout)`` returns t ≥ 0, shaped like w.
         p: 2 or ``math.inf``.
-
-    Raises:
-        ValueError: the radius is not positive and finite, or p is neither 2 nor ∞.
     """
 
     radius: float | Tensor
