@@ -583,6 +583,22 @@ class Network:
             for handle in handles:
                 handle.remove()
 
+    def trains_as_measured(self, x: Any) -> bool:
+        """Whether training mode gives the outputs and buffers that eval mode gives.
+
+        ``nn.Dropout`` apart, for which there are masks. Two examples are looked at.
+        """
+        own, outputs, buffers = self.weights(), [], []
+        x = place(select(x, slice(2)), own.device, own.dtype)
+        devices = [own.device] if own.is_cuda else []
+        for mode in (True, False):
+            module = copy.deepcopy(self._source).train(mode)
+            self._replace_dropout(module)
+            with torch.no_grad(), torch.random.fork_rng(devices):
+                outputs.append(self._run({}, x, module))
+            buffers.append(module.buffers())
+        return _close(*outputs) and all(map(torch.equal, *buffers))
+
     def activations(self, x: Any) -> int:
         """Numbers that the layers put out for one example: what a gradient must hold.
 

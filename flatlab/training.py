@@ -165,7 +165,6 @@ def train(
         raise ValueError(
             f"when is {when}, expected two shares of the run, 0 <= a < b <= 1"
         )
-    _check_module(net)
     device = torch.device(device if device is not None else default_device())
     w = net.init(seeds) if start is None else start
     dtype = dtype or w.dtype
@@ -177,7 +176,9 @@ def train(
     if neighbourhood is not None:
         settings["radius"] = neighbourhood.radius
     values = _values(settings, dtype, device)
-    labels = Loss(net, data.train, criterion)._labelled
+    loss = Loss(net, data.train, criterion)
+    _check_module(net, loss.x)
+    labels = loss._labelled
     lead = _lead(seeds, values, labels)
     w = _placed(net, w, lead).to(device=device, dtype=dtype, copy=True)
     seeds = tuple(torch.tensor(seeds, device="cpu").expand(lead).flatten().tolist())
@@ -218,22 +219,23 @@ def _epochs(epochs, record, snapshots) -> tuple[set[int], list[int]]:
     return {0, epochs, *(record or ())}, kept
 
 
-def _check_module(net: Network) -> None:
+def _check_module(net: Network, x: Any) -> None:
+    """Refuse a module that eval mode and masks of its dropout would train wrongly."""
     for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and (
-            module.track_running_stats
-        ):
-            raise ValueError(
-                f"{type(module).__name__} keeps running statistics, which are no "
-                "weights: train this module in a loop of your own and measure it "
-                "through Network(module), or use GroupNorm"
-            )
         hidden = getattr(module, "dropout", 0.0)
         if isinstance(hidden, float) and hidden > 0:
             raise ValueError(
                 f"{type(module).__name__} hides a dropout of {hidden}: members could "
                 "not draw it from their own seeds. Set it to 0 or use nn.Dropout"
             )
+    if not net.trains_as_measured(x):
+        raise ValueError(
+            "in training mode the module gives other outputs or updates its buffers "
+            "(running statistics, spectral_norm, a dropout that is no nn.Dropout), and "
+            "members are trained in eval mode: train this module in a loop of your own "
+            "and measure it through Network(module), or replace that layer, BatchNorm "
+            "for example by GroupNorm"
+        )
 
 
 def _values(settings: dict, dtype, device) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from flatlab import models
 from flatlab.data import Dataset, Examples, corrupt_labels
@@ -358,6 +359,33 @@ def test_input_noise_has_the_scale_it_says():
     mean = 2 * run.w[0, 0]
     assert abs(mean - 1) < 4 * sigma / math.sqrt(n)
     assert mean != 1
+
+
+class OwnDropout(nn.Linear):
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.5, self.training)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(6, 3)),
+        lambda: nn.utils.spectral_norm(nn.Linear(6, 3)),
+        lambda: OwnDropout(6, 3),
+    ],
+)
+def test_what_training_mode_computes_otherwise_is_refused(make):
+    net = Network(nn.Sequential(nn.Linear(6, 6), make()))
+    with pytest.raises(ValueError, match="in training mode"):
+        train(
+            net,
+            toy(),
+            start=net.weights()[None],
+            seeds=0,
+            epochs=1,
+            batch_size=9,
+            lr=0.1,
+        )
 
 
 def norm_net():
