@@ -33,12 +33,8 @@ class Hessian:
 
     The graph of the gradient is kept between products: a product then costs about two
     gradients for an MLP and three for a CNN, against three and four when the graph is
-    rebuilt (CPU, full batch). The user's module is never written to, so a measurement
-    may be interrupted at any time.
-
-    Members do not interact, so those that share one graph are multiplied at once: the
-    Hessian of the sum of their losses is block-diagonal. On a CPU, members with large
-    data are taken in turn, which is faster there.
+    rebuilt (CPU, full batch). Members that share one graph are multiplied at once: the
+    Hessian of the sum of their losses is block-diagonal.
 
     Attributes:
         shape: (..., k, k), with the leading axes of w.
@@ -49,11 +45,6 @@ class Hessian:
         w: (..., k), float32 or float64.
         retain: whether to keep the graphs between products; by default as many chunks
             of the data as fit in 2 GiB (on a CUDA device, in half of the free memory).
-
-    Raises:
-        ValueError: under ``torch.inference_mode``, where there are no derivatives; by
-            products, if an operation has no second derivative, or if the loss depends
-            on a parameter that autograd does not reach.
     """
 
     def __init__(self, loss: Loss, w: Tensor, *, retain: bool | None = None):
@@ -316,13 +307,10 @@ def _need_derivatives() -> None:
 @contextmanager
 def _twice_differentiable(modules: Iterator[nn.Module]) -> Iterator[None]:
     """Leaves out fused kernels that have no second derivative."""
-    fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(module, nn.RNNBase) for module in modules):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
-        torch.backends.mha.set_fastpath_enabled(False)
         yield
 
 

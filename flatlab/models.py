@@ -1,5 +1,6 @@
 """Small architectures as plain ``nn.Module`` factories."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -28,13 +29,10 @@ def mlp(
 
     Args:
         *widths: number of inputs, of units in every hidden layer, and of outputs, as
-            in ``mlp(64, 128, 128, 10)``; at least two.
+            in ``mlp(64, 128, 128, 10)``.
         activation: "relu", "tanh", "gelu" or "linear", after every hidden layer.
         bias: of all layers.
-        dropout: probability of dropping a hidden unit in training, in [0, 1).
-
-    Returns:
-        A module from (n, ...) inputs to (n, widths[-1]) logits.
+        dropout: probability of dropping a hidden unit in training.
     """
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"widths are {widths}, expected two or more positive integers")
@@ -74,9 +72,6 @@ def cnn(
             (the latter two over all positions).
         activation: "relu", "tanh", "gelu" or "linear".
         dropout: probability of dropping a unit of the dense layer in training.
-
-    Returns:
-        A module from ``(n, *shape)`` inputs to (n, classes) logits.
     """
     if len(shape) not in (2, 3):
         raise ValueError(
@@ -97,8 +92,7 @@ def cnn(
         ]
         inputs, size = outputs, [(s - 1) // stride + 1 for s in size]
     if pool == "flatten":
-        for s in size:
-            inputs *= s
+        inputs *= math.prod(size)
     elif pool == "max":
         layers.append(nn.AdaptiveMaxPool1d(1) if signal else nn.AdaptiveMaxPool2d(1))
     else:
@@ -148,11 +142,7 @@ def resnet(
         channels: width of each residual block; every block but the first halves the
             image.
 
-    Returns:
-        A module from ``(n, *shape)`` images to (n, classes) logits.
-
-    Reference:
-        He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
+    Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
     """
     if len(shape) != 3:
         raise ValueError(f"shape is {tuple(shape)}, expected (channels, height, width)")

@@ -126,12 +126,7 @@ def rescale_layers(
         layers: positions of the two layers among the linear and convolutional ones,
             counted from 0.
 
-    Raises:
-        ValueError: if something between the layers (a skip connection, tanh,
-            normalisation) breaks the symmetry.
-
-    Reference:
-        Dinh et al. 2017, Definition 5.
+    Reference: Dinh et al. (2017), definition 5.
     """
     net.check(w)
     chain = _between(net, *layers)
@@ -158,8 +153,7 @@ def rescale_units(net: Network, w: Tensor, factors: Any, layer: int = 0) -> Tens
         layer: position among the linear and convolutional layers, counted from 0; not
             the last one.
 
-    Reference:
-        The node-wise rescaling of Neyshabur et al., Path-SGD, NeurIPS 2015.
+    Reference: Neyshabur et al. (2015), Path-SGD, the node-wise rescaling.
     """
     net.check(w)
     (name, here), (next_name, following) = _between(net, layer, layer + 1)
@@ -181,9 +175,7 @@ def rescale_units(net: Network, w: Tensor, factors: Any, layer: int = 0) -> Tens
         elif parameter == f"{next_name}.weight":
             # inputs of the next layer: one unit may reach it as several positions
             positions = shape[1] // units
-            inputs = (1 / factors).repeat_interleave(positions, dim=-1)
-            kernel = shape[2:].numel()
-            inputs = inputs.repeat_interleave(kernel, dim=-1).unsqueeze(-2)
-            rows = inputs.expand(*lead, shape[0], shape[1] * kernel)
-            scale[..., part] = rows.reshape(*lead, -1)
+            repeats = positions * shape[2:].numel()
+            row = (1 / factors).repeat_interleave(repeats, dim=-1)
+            scale[..., part] = row.repeat(*[1] * len(lead), shape[0])
     return w * scale

@@ -372,14 +372,9 @@ def eigenvalues(
     Lanczos with full reorthogonalisation runs until each asked value has a residual
     below the tolerance. One Krylov space cannot see the second copy of a multiple
     eigenvalue, and may pass over one that the start vector barely touches. So a second,
-    short run from a fresh random vector z, orthogonal to the first space W, certifies
-    that nothing is missing: with τ the last asked value plus its tolerance, the number
-    of eigenvalues of A above τ is that of T = WᵀAW plus that of the Schur complement
-    C = P A P − P A W (T − τ)⁻¹ Wᵀ A P on the complement of W (Haynsworth). If C had an
-    eigenvalue above τ, the part of z along its eigenvector would be at most
-    Π βᵢ / Π (τ − μᵢ) after some Lanczos steps on C with Ritz values μ and
-    off-diagonals β; the run stops once that is improbable (below 1e-6) for a random
-    vector. Where an eigenvalue above τ shows up instead, it joins the search.
+    short run from a fresh random vector, orthogonal to the first space, certifies that
+    none is missing, with a probability of 1e-6 to be wrong. One that shows up instead
+    joins the search.
 
     In float32 products are accurate to about 1e-7 of the spectral norm, and values to
     about 4e-6 of it; a smaller tolerance than that needs float64.
@@ -448,7 +443,12 @@ class _Search:
     """The state of ``eigenvalues``: one growing subspace per member.
 
     A member either extends the subspace by the residual of its least settled value, or
-    is in a run that certifies one end of the spectrum.
+    is in a run that certifies one end of the spectrum: with τ the last asked value plus
+    its tolerance, the number of eigenvalues of A above τ is that of T = WᵀAW plus that
+    of the Schur complement C = P A P − P A W (T − τ)⁻¹ Wᵀ A P on the complement of W
+    (Haynsworth). If C had one above τ, the part of the start vector along its
+    eigenvector would be at most Π βᵢ / Π (τ − μᵢ) after some Lanczos steps on C with
+    Ritz values μ and off-diagonals β. The run stops once that is improbable.
     """
 
     def __init__(
