@@ -83,7 +83,8 @@ FRONT = """() => {
   };
   for (const chapter of chapters) {
     chapter.classList.add("chapter");
-    const [first, ...others] = chapter.querySelectorAll(":is(h1, h2, h3)");
+    const [first, ...others] = chapter.querySelectorAll(
+      ":is(h1, h2, h3):not(.claim *)");
     enter(first, "of-chapter");
     for (const heading of others) enter(heading, "of-section");
   }

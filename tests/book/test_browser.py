@@ -32,7 +32,7 @@ def host(html):
 # -- each page, visited once ---------------------------------------------------------
 
 WIDTHS = (390, 360, 1200, 1280)  # the first view is that of a phone
-LIMIT = 1_500_000  # bytes of the first view
+LIMIT = 1_000_000  # bytes of the first view
 
 OPEN = "document.querySelectorAll('details').forEach((e) => (e.open = true))"
 
