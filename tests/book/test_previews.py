@@ -11,6 +11,13 @@ KINDS = {
 }
 
 
+# Fetch the figures now that would be when they come into view.
+FIGURES = """Promise.all([...document.images].map((image) => {
+    image.loading = "eager";
+    return image.decode().catch(() => {});
+}))"""
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reference_shows_what_it_leads_to(kind, html, browser):
     name, selector, word = KINDS[kind]
@@ -18,7 +25,7 @@ def test_a_reference_shows_what_it_leads_to(kind, html, browser):
         page = visit.open((html / "book" / f"{name}.html").as_uri())
         link, box = page.locator(f"article {selector}").first, page.locator("#preview")
         link.scroll_into_view_if_needed()
-        page.wait_for_load_state("networkidle")  # the figures that come into view
+        page.evaluate(FIGURES)
         before = len(visit.requested)
         link.hover()
         box.wait_for(state="visible")
