@@ -23,7 +23,7 @@ def measure(settings: Settings) -> list[Line]:
     members, n = settings.size(32, 4), settings.size(1000, 100)
     gpu = settings.device.type == "cuda"
     net, w, data = trained(
-        settings, "members", mlp(64, 64, 64, 10), n, (64,), seeds=range(members)
+        settings, mlp(64, 64, 64, 10), n, (64,), seeds=range(members)
     )
     x, y = data.train.x, data.train.y
     loss = Loss(net, (x, y))

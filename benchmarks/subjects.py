@@ -47,19 +47,19 @@ class Subject:
 
 
 def trained(
-    settings: Settings, name: str, module: nn.Module, n: int, shape, seeds=(0,)
+    settings: Settings, module: nn.Module, n: int, shape, seeds=(0,)
 ) -> tuple[Network, Tensor, Parts]:
     data = blobs(settings, n, shape)
     net = Network(module.to(settings.device))
     run = train(
         net, data, seeds=list(seeds), epochs=settings.size(10, 1), batch_size=100,
-        lr=0.05, momentum=0.9, record=[], device=settings.device, label=name,
+        lr=0.05, momentum=0.9, record=[], device=settings.device,
     )  # fmt: skip
     return net, run.w, data
 
 
 def subject(settings: Settings, name: str, module: nn.Module, n: int, shape) -> Subject:
-    net, w, data = trained(settings, name, module, n, shape)
+    net, w, data = trained(settings, module, n, shape)
     own = net.module(w[0]).to(settings.device).eval()
     return Subject(name, net, w[0], own, data.train.x, data.train.y)
 

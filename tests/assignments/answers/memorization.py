@@ -143,7 +143,7 @@ def corrupted(train_y, test_y, fraction, classes, seed):
     train_y[chosen] = torch.randint(0, classes, (int(chosen.sum()),), generator=g)
     return train_y, test_y
 """,
-        "nothing changes",
+        "changes its arguments",
     ),
     (
         "corrupt",
