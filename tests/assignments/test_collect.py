@@ -137,15 +137,28 @@ def test_a_folder_beside_the_notebook_is_no_newer_version(handed, tmp_path):
     assert (found.file, found.readable) == ("toy.ipynb", True)
 
 
-def test_a_folder_without_end_and_one_with_too_many_files(handed, tmp_path):
-    here = os.getcwd()
+@pytest.fixture
+def endless(tmp_path):
+    """Folders in folders, deeper than Python's recursion; taken away by hand again."""
+    here, depth = os.getcwd(), 1200
+    os.chdir(tmp_path / "ada")
     try:
-        os.chdir(tmp_path / "ada")
-        for _ in range(1200):
+        for _ in range(depth):
             os.mkdir("d")
             os.chdir("d")
+        os.chdir(here)
+        yield
+        os.chdir(tmp_path / "ada")
+        for _ in range(depth):
+            os.chdir("d")
+        for _ in range(depth):
+            os.chdir("..")
+            os.rmdir("d")
     finally:
         os.chdir(here)
+
+
+def test_a_folder_without_end_and_one_with_too_many_files(handed, endless, tmp_path):
     for number in range(collect.MOST_FILES + 10):
         (tmp_path / "ada" / str(number)).touch()
     found = handed({"toy.ipynb": toy.submission()})
