@@ -5,14 +5,17 @@ made with, environment.yml the same to conda and Binder, and the interpreter tha
 these tests has it installed.
 """
 
+import os
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import yaml
+from packaging.metadata import Metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -101,3 +104,47 @@ def test_every_command_that_the_guides_name_exists():
         text = (ROOT / guide).read_text()
         named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", text, re.M))
         assert {first or second for first, second in named} <= targets
+
+
+def test_a_release_is_built_with_its_addresses_and_all_files(tmp_path):
+    source = tmp_path / "source"
+    for name in subprocess.check_output(
+        [
+            "git",
+            "ls-files",
+            "flatlab",
+            "*.py",
+            "*.in",
+            "*.toml",
+            "*.yml",
+            "*.md",
+            "LICENSE*",
+        ],
+        cwd=ROOT,
+        text=True,
+    ).splitlines():
+        if (ROOT / name).exists():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    # First the archive of the sources, then the wheel out of that archive alone.
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, source],
+        env={**os.environ, "FLATLAB_REPOSITORY": "https://example.org/us/flatlab/"},
+        capture_output=True,
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (told,) = (name for name in names if name.endswith("dist-info/METADATA"))
+        metadata = Metadata.from_email(archive.read(told), validate=True)
+    assert metadata.project_urls["Source"] == "https://example.org/us/flatlab"
+    assert str(metadata.version) == PROJECT["version"]
+    assert metadata.description_content_type == "text/markdown"
+    package = {
+        path.relative_to(ROOT).as_posix()
+        for kind in ("*.py", "*.js", "*.css", "py.typed")
+        for path in (ROOT / "flatlab").rglob(kind)
+    }
+    assert package <= names
+    assert not any(name.startswith(("tests", "benchmarks", "book")) for name in names)
