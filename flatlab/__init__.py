@@ -42,6 +42,7 @@ from flatlab.noise import quantise as quantise
 from flatlab.noise import tolerated_noise as tolerated_noise
 from flatlab.reparameterization import rescale_layers as rescale_layers
 from flatlab.reparameterization import rescale_units as rescale_units
+from flatlab.reports import report as report
 from flatlab.sharpness import average_sharpness as average_sharpness
 from flatlab.sharpness import fisher_rao_norm as fisher_rao_norm
 from flatlab.sharpness import gradient_norm as gradient_norm

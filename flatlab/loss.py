@@ -168,6 +168,17 @@ def _as_tensors(x: Any) -> Any:
     return x
 
 
+def _next_tokens(net: Network, x: Any, y: Any) -> Any:
+    """Labels of a language model: where they repeat its inputs, the next token's."""
+    ids = x.get("input_ids") if isinstance(x, Mapping) else None
+    kind = type(next(net.modules())).__name__
+    if ids is None or not kind.endswith(("CausalLM", "LMHeadModel")):
+        return y
+    if ids.shape != y.shape or bool(((y != ids) & (y != IGNORED)).any()):
+        return y
+    return torch.cat([y[:, 1:], torch.full_like(y[:, :1], IGNORED)], 1)
+
+
 class Loss:
     """The empirical risk L_S as a function of the weights.
 
@@ -176,9 +187,11 @@ class Loss:
 
     Args:
         net: the network.
-        data: ``Examples``, a pair (x, y), or a loader of pairs (x, y) or of dicts with
-            "labels". A loader is read once: a measurement needs one fixed set S, so a
-            loader that shuffles is harmless and one that augments gives one draw.
+        data: ``Examples``, a pair (x, y), a dict with "labels", or a loader of such
+            pairs or dicts. A loader is read once: a measurement needs one fixed set S,
+            so a loader that shuffles is harmless and one that augments gives one draw.
+            Labels that repeat the ``input_ids`` of a Hugging Face model that predicts
+            the next token are shifted by one, as that model does itself.
         criterion: "cross_entropy", "mse" (half the squared distance from the one-hot
             label) or a callable (logits (n, classes), y (n,)) that returns the mean
             over its examples, or one loss per example. L_S is the mean over examples;
@@ -204,17 +217,20 @@ class Loss:
             x, y = data.x, data.y
         elif isinstance(data, tuple) and len(data) == 2:
             x, y = data
+        elif isinstance(data, Mapping):
+            x, y = _gather([data])
         elif isinstance(data, Iterable) and not isinstance(
-            data, Tensor | np.ndarray | str | Mapping
+            data, Tensor | np.ndarray | str
         ):
             x, y = _gather(data)
         else:
             raise TypeError(
-                f"data is {type(data).__name__}, expected Examples, a pair (x, y) or a "
-                "loader"
+                f"data is {type(data).__name__}, expected Examples, a pair (x, y), a "
+                "loader or a dict with 'labels'"
             )
         self.net, self.criterion = net, Criterion(criterion)
         self.x, y = _as_tensors(x), _as_tensors(y)
+        y = _next_tokens(net, self.x, y)
         parts = tensors(self.x)
         if not isinstance(y, Tensor) or not parts:
             raise TypeError(

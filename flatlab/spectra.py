@@ -195,6 +195,7 @@ class _Operator:
             raise ValueError(
                 f"the operator is not symmetric{where}: u·Av and v·Au differ by "
                 f"{gap[worst]:.3g} where ‖Av‖ reaches {longest[worst]:.3g}"
+                + ("; in float64 it may be" if self.dtype == torch.float32 else "")
             )
         if self.eps < single and share[worst] > math.sqrt(self.eps):
             self.eps = single

@@ -1,0 +1,246 @@
+"""fl.report: right numbers, from any model, with the warnings an expert would give."""
+
+import copy
+
+import matplotlib
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import flatlab as fl
+from flatlab import models
+from tests.cases import CASES, dense, draws, labels, problem, tokens
+
+matplotlib.use("Agg")
+
+
+def trained(module, x, y, steps=300):
+    optimiser = torch.optim.Adam(module.parameters(), 0.02)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        F.cross_entropy(module(x), y).backward()
+        optimiser.step()
+    return module
+
+
+def blobs(n=60):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % 3
+    x = 2 * F.one_hot(y, 3) + torch.randn(n, 3, generator=generator)
+    return x.float(), y
+
+
+def mlp(activation="relu"):
+    torch.manual_seed(0)
+    return models.mlp(3, 8, 3, activation=activation)
+
+
+def said(report, words):
+    return any(words in text for text in report.warnings)
+
+
+def test_numbers_are_those_of_the_dense_hessian():
+    loss, w = problem("tanh")
+    found = fl.report(loss.net.module(w), (loss.x, loss.y))
+    values = torch.linalg.eigvalsh(dense(loss, w)).flip(0)
+    true = torch.cat([values[:5], values[-5:]])
+    error = (found.spectrum.values - true).abs()
+    assert (error <= found.spectrum.residuals + 1e-9).all()
+    assert found.trace.values.item() == pytest.approx(
+        values.sum().item(), abs=4 * found.trace.standard_error.item()
+    )
+    gradient = loss.gradient(w)
+    assert found.gradient_norm == pytest.approx(gradient.norm().item())
+    logits = loss.net.module(w)(loss.x)
+    assert found.loss == pytest.approx(F.cross_entropy(logits, loss.y).item())
+    assert found.accuracy == pytest.approx((logits.argmax(1) == loss.y).double().mean())
+    # in a small ball the loss is quadratic
+    tiny = fl.report(loss.net.module(w), (loss.x, loss.y), radius=1e-4)
+    rise = tiny.rises["ball(0.0001)"]
+    assert rise.worst == pytest.approx(1e-4 * gradient.norm().item(), rel=1e-3)
+    mean = 1e-8 * values.sum().item() / loss.net.k / 2
+    assert rise.average == pytest.approx(mean, abs=4 * rise.error)
+    square = w.norm().item() ** 2
+    assert found.relative["λmax ‖w‖²"] == pytest.approx(values[0].item() * square)
+
+
+def test_curvature_of_a_large_set_is_of_an_eighth():
+    x, y = blobs(6000)
+    model = mlp()
+    found, again = fl.report(model, (x, y)), fl.report(model, (x, y))
+    assert (found.n, found.examples) == (6000, 750)
+    assert found.loss == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-5)
+    assert found.part_loss != found.loss
+    assert torch.equal(found.spectrum.values, again.spectrum.values)
+    assert said(found, "of 750 of 6,000 examples")
+    whole = fl.report(model, (x, y), examples=6000)
+    assert not said(whole, "of 6,000 examples")
+    assert found.top == pytest.approx(whole.top, rel=0.2)
+
+
+def test_the_model_is_left_as_it_was_found():
+    x, y = blobs()
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    model(x)
+    state, before = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
+    fl.report(model, (x, y))
+    assert model.training and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_warnings_say_what_is_the_case_and_nothing_else():
+    x, y = blobs()
+    fresh, fitted = fl.report(mlp(), (x, y)), fl.report(trained(mlp(), x, y), (x, y))
+    assert said(fresh, "not at a minimum") and said(fresh, "does not fit")
+    assert said(fresh, "negative curvature") and said(fresh, "layer times 10")
+    assert not said(fitted, "does not fit") and not said(fitted, "BatchNorm")
+    torch.manual_seed(0)
+    convex = fl.report(trained(nn.Linear(3, 3), x / 2, y, 2000), (x / 2, y))
+    assert not said(convex, "not at a minimum") and said(convex, "does not fit")
+    assert not said(convex, "negative curvature") and not said(convex, "times 10")
+    assert not said(fl.report(mlp("tanh"), (x, y)), "layer times 10")
+    far = fl.Network(trained(mlp(), x, y))
+    far = fl.report(far.module(3 * far.weights()), (x, y))
+    assert far.loss < 1e-3 and said(far, "vanishes with it")
+    norm = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    assert said(fl.report(norm, (x, y)), "BatchNorm")
+
+
+def test_a_comparison_at_unequal_loss_has_no_ratio_of_curvature():
+    x, y = blobs()
+    one, same = trained(mlp(), x, y, 40), trained(mlp(), x, y, 41)
+    one, same, other = (fl.report(m, (x, y)) for m in (one, same, mlp()))
+    level = one.compare(same)
+    assert not level.unequal and not level.notes
+    assert level.rows["trace"][2] == pytest.approx(
+        (one.trace.values / same.trace.values).item()
+    )
+    uneven = one.compare(other)
+    assert uneven.unequal and "not compared" in str(uneven)
+    assert uneven.rows["trace"][2] is uneven.rows["2 / λmax"][2] is None
+    assert uneven.rows["loss"][2] == pytest.approx(one.loss / other.loss)
+    assert "differ" in uneven._repr_html_()
+    with pytest.raises(TypeError, match="takes a Report"):
+        one.compare(0.1)
+
+
+def test_text_page_and_figure_show_every_number():
+    x, y = blobs()
+    found = fl.report(mlp(), (x, y))
+    for name, value in (("loss", found.loss), ("‖w‖", found.norm)):
+        assert f"{name}" in str(found) and f"{value:.4g}" in str(found)
+    page = found._repr_html_()
+    assert page.count("<tr><td>") == len(list(found.rows()))
+    assert all(text.split(":")[0] in page for text in found.warnings)
+    _, right = found.plot().axes
+    assert len(right.get_lines()) == 2
+    # along the top eigenvector the loss bends as its eigenvalue says
+    distances, losses = found.profile
+    middle = len(distances) // 2
+    bend = (losses[0, middle + 1] + losses[0, middle - 1] - 2 * losses[0, middle]) / (
+        distances[middle + 1] ** 2
+    )
+    assert bend.item() == pytest.approx(found.top, rel=0.1)
+
+
+BITS = (torch.arange(7) % 2).double()[:, None]
+MODELS = {
+    "one-logit": (
+        lambda: nn.Linear(5, 1).double(),
+        (draws(5), BITS),
+        nn.BCEWithLogitsLoss(),
+    ),
+    "values": (lambda: nn.Linear(5, 2).double(), (draws(5), draws(2)), F.mse_loss),
+    "one-weight": (
+        lambda: nn.Linear(1, 1, bias=False).double(),
+        (draws(1), BITS),
+        F.mse_loss,
+    ),
+    "half": (
+        lambda: nn.Linear(5, 3).bfloat16(),
+        (draws(5).bfloat16(), labels()),
+        "cross_entropy",
+    ),
+    "padding": (CASES["transformer"][0], {**tokens(), "labels": labels()}, None),
+    "ignored": (
+        CASES["mlp"][0],
+        (draws(5), labels().index_fill(0, torch.tensor([2]), -100)),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*CASES, *MODELS])
+def test_models_of_all_kinds(name):
+    torch.manual_seed(0)
+    if name in MODELS:
+        make, data, criterion = MODELS[name]
+    else:
+        (make, x), criterion = CASES[name], None
+        data = {**x, "labels": labels()} if isinstance(x, dict) else (x, labels())
+    found = fl.report(make().eval(), data, criterion or "cross_entropy")
+    numbers = [value for _, _, value, _ in found.rows()]
+    assert torch.tensor(numbers).isfinite().all()
+    assert found.rises and str(found) and found.examples == found.n
+
+
+def huggingface():
+    transformers = pytest.importorskip("transformers")
+    small = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 50, (20, 9), generator=generator)
+    keep = torch.ones_like(ids)
+    keep[::3, 6:] = 0
+    text = {"input_ids": ids * keep, "attention_mask": keep}
+    config = transformers.BertConfig(vocab_size=50, num_labels=3, **small)
+    yield (
+        "encoder",
+        transformers.BertForSequenceClassification(config),
+        {
+            **text,
+            "labels": torch.arange(20) % 3,
+        },
+    )
+    config = transformers.LlamaConfig(vocab_size=50, **small)
+    yield (
+        "decoder",
+        transformers.LlamaForCausalLM(config),
+        {
+            **text,
+            "labels": ids.where(keep > 0, -100),
+        },
+    )
+    config = transformers.ViTConfig(
+        image_size=8, patch_size=4, num_channels=1, num_labels=4, **small
+    )
+    images = torch.randn(20, 1, 8, 8, generator=generator)
+    yield (
+        "vision",
+        transformers.ViTForImageClassification(config),
+        {
+            "pixel_values": images,
+            "labels": torch.arange(20) % 4,
+        },
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_hugging_face_models_have_the_loss_that_they_say_themselves():
+    torch.manual_seed(0)
+    for kind, model, batch in huggingface():
+        # two batches, as a loader gives them
+        halves = [{n: t[i::2] for n, t in batch.items()} for i in (0, 1)]
+        found = fl.report(model, halves)
+        with torch.no_grad():
+            own = model.eval()(**batch).loss.item()
+        assert found.loss == pytest.approx(own, rel=1e-5), kind
+        w = fl.Network(model).weights()
+        assert found.spectrum.residuals[0] < 0.05 * found.top, kind
+        assert found.norm == pytest.approx(w.norm().item())
