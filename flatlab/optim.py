@@ -78,6 +78,10 @@ class SAM(Optimizer):
         neighbourhood: the ``Neighbourhood`` to search.
         module: the model. Needed to update running statistics and all other buffers
             only once per step, and to know which parameters form a layer.
+        when: the steps (first, end) in which it climbs, counted from 0 and without the
+            end: (0, 1000) is the first thousand. All others are the base optimizer's
+            own, at half the cost. The count is kept in the first parameter group, so
+            that a checkpoint goes on with it.
 
     Reference: Foret et al. (2021), equations 2 and 3; Kwon et al. (2021).
     """
@@ -89,6 +93,7 @@ class SAM(Optimizer):
     base: Optimizer
     neighbourhood: Neighbourhood
     module: nn.Module | None
+    when: tuple[float, float]
     skipped: int
 
     def __init__(
@@ -96,6 +101,7 @@ class SAM(Optimizer):
         base_optimizer: Optimizer,
         neighbourhood: Neighbourhood,
         module: nn.Module | None = None,
+        when: tuple[float, float] = (0, math.inf),
     ):
         if not isinstance(base_optimizer, Optimizer):
             raise TypeError(
@@ -108,12 +114,15 @@ class SAM(Optimizer):
                 "cannot be the base optimizer"
             )
         check_set(neighbourhood)
+        if not 0 <= when[0] < when[1]:
+            raise ValueError(f"when is {when}, expected two steps, 0 <= first < end")
         # an optimizer without state of its own is set up like an unpickled one
         self.__setstate__(
             {
                 "base": base_optimizer,
                 "neighbourhood": neighbourhood,
                 "module": module,
+                "when": when,
                 "skipped": 0,
                 "defaults": base_optimizer.defaults,
             }
@@ -124,7 +133,7 @@ class SAM(Optimizer):
         super().__setstate__({**state, "_laid_out": [], "_layout": None})
 
     def __getstate__(self) -> dict:
-        names = ("base", "neighbourhood", "module", "skipped", "defaults")
+        names = ("base", "neighbourhood", "module", "when", "skipped", "defaults")
         return {name: self.__dict__[name] for name in names}
 
     def __repr__(self) -> str:
@@ -199,9 +208,9 @@ class SAM(Optimizer):
         closures = _callables(closure)
         share, parameters = 1 / len(closures), self._parameters()
         average: list[Tensor | None] = [None] * len(parameters)
-        losses = []
+        losses, climbs = [], self._climbs()
         for compute in closures:
-            loss, finite = self._two_passes(parameters, compute)
+            loss, finite = self._two_passes(parameters, compute, climbs)
             losses.append(loss)
             if not finite:
                 self.skipped += 1
@@ -221,18 +230,32 @@ class SAM(Optimizer):
         total: Any = sum(losses[1:], losses[0])
         return total / len(losses) if len(losses) > 1 else total
 
-    def _two_passes(self, parameters: list[Tensor], compute) -> tuple[Tensor, bool]:
-        """Leave the gradient at w + ε in ``.grad``; the loss at w, all is finite."""
+    def _climbs(self) -> bool:
+        """Whether this step is one of SAM's; counts it."""
+        if self.when == (0, math.inf):
+            return True
+        group = self.param_groups[0]
+        step = group.get("sam_step", 0)
+        group["sam_step"] = step + 1
+        return self.when[0] <= step < self.when[1]
+
+    def _two_passes(
+        self, parameters: list[Tensor], compute, climbs: bool
+    ) -> tuple[Tensor, bool]:
+        """Leave the gradient at w + ε in ``.grad``, at w for a step that climbs not.
+
+        Returns the loss at w, and whether all is finite.
+        """
         module = self.module
-        alone = isinstance(module, DistributedDataParallel)
+        alone = climbs and isinstance(module, DistributedDataParallel)
         with module.no_sync() if alone else nullcontext():
             loss = self._call(compute)
         gradients = _gradients(parameters)
         gradient = _flatten_dense_tensors(gradients)
         squared = torch.dot(gradient, gradient).item()
         finite = _finite(gradient, squared)
-        if not finite and not alone:
-            return loss, False
+        if not climbs or (not finite and not alone):
+            return loss, finite
         before = [p.clone() for p in parameters]
         try:
             # other ranks wait for one whose gradient is not finite: it goes on without

@@ -329,6 +329,45 @@ def test_one_micro_batch_is_plain_sam():
     assert torch.equal(flat(one), flat(other))
 
 
+def test_it_climbs_in_the_steps_asked_for_and_resumes_the_count():
+    """By hand: SAM, plain, plain; a checkpoint after the first step goes on alike."""
+    one, other, (x, y) = small(), small(), task()
+    compute, calls = closure_for(one, x, y), []
+
+    def closure():
+        calls.append(1)
+        return compute()
+
+    optimizer = SAM(momentum(one), ball(0.1), when=(1, 2))
+    base, saved = momentum(other), None
+    climbing = SAM(base, ball(0.1))
+    for step in range(3):
+        optimizer.step(closure)
+        base.zero_grad()
+        loss = closure_for(other, x, y)
+        if step == 1:
+            climbing.step(loss)
+        else:
+            loss()
+            base.step()
+        if step == 0:
+            saved = copy.deepcopy((one.state_dict(), optimizer.state_dict()))
+        assert torch.equal(flat(one), flat(other)), step
+    assert len(calls) == 1 + 2 + 1
+    again = small()
+    again.load_state_dict(saved[0])
+    resumed = SAM(momentum(again), ball(0.1), when=(1, 2))
+    resumed.load_state_dict(saved[1])
+    for _ in range(2):
+        resumed.step(closure_for(again, x, y))
+    assert torch.equal(flat(again), flat(one))
+
+
+def test_steps_in_which_it_climbs_are_an_interval():
+    with pytest.raises(ValueError, match="when is"):
+        SAM(momentum(small()), ball(0.1), when=(3, 3))
+
+
 # ----------------------------------------------------------- what is restored, and when
 
 
