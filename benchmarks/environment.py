@@ -14,6 +14,9 @@ FOLDER = ROOT / ".venv-bench"
 PEERS = {
     "curvlinops": "curvlinops-for-pytorch==3.0.1",
     "foolbox": "foolbox==3.3.4",
+    "hessian_eigenthings": "hessian-eigenthings==1.0.0a5",
+    "landscaper": "landscaper==1.3.1",
+    "nngeom": "nngeom==0.2.0",
     "pyhessian": "pyhessian==0.1",
     "pytorch_optimizer": "pytorch_optimizer==4.1.0",
 }
@@ -23,6 +26,7 @@ ALONE = list(PEERS.values())
 WITH_THEIR_NEEDS = [
     *("einops", "einconv", "linear_operator", "opt-einsum", "tqdm"),
     *("eagerpy", "GitPython", "requests"),
+    *("gudhi", "topopy", "treelib", "coloraide", "drawsvg", "pandas"),
 ]
 
 

@@ -1,11 +1,15 @@
 """Ratios of times, measured side by side in one process."""
 
+import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,9 @@ class Line:
     """One comparison.
 
     ``value`` is the median over rounds of ``quantity``, ``low`` and ``high`` are its
-    quartiles. ``bar`` is what the project asks: at least so much or, for a cost
-    (``at_most``), at most; None where nothing is asked.
+    quartiles. ``memory`` is what one call holds at most beside what was there before,
+    ours and theirs, in MiB. ``bar`` is what the project asks: at least so much or, for
+    a cost (``at_most``), at most; None where nothing is asked.
     """
 
     topic: str
@@ -48,6 +53,7 @@ class Line:
     at_most: bool = False
     quantity: str = "times as fast"
     note: str = ""
+    memory: tuple[float, float] | None = None
 
     @property
     def met(self) -> bool | None:
@@ -94,6 +100,35 @@ def interleaved(
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             times[name].append(timed(competitors[name], calls[name]))
     return times
+
+
+def peak_memory(settings: Settings, function: Callable[[], object]) -> float:
+    """MiB of tensors that a call holds at most beside what was there before."""
+    cuda = settings.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities, profile_memory=True) as recorded:
+        function()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    held = top = 0
+    for event in sorted(
+        (e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"]
+    ):
+        if event["args"]["Device Type"] == int(cuda):
+            held += event["args"]["Bytes"]
+            top = max(top, held)
+    return top / 2**20
+
+
+def memories(
+    settings: Settings, competitors: dict[str, Callable[[], object]]
+) -> dict[str, float]:
+    """Peak memory of one call of every competitor, after a first that fills caches."""
+    for function in competitors.values():
+        function()
+    return {name: peak_memory(settings, f) for name, f in competitors.items()}
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -1,79 +1,99 @@
 """One product of the Hessian and a vector."""
 
 import torch
-from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.harness import Line, Settings, interleaved, ratios, spread
-from benchmarks.subjects import Subject, small_cnn, wide_mlp
+from benchmarks import peers
+from benchmarks.harness import Line, Settings, interleaved, memories, ratios, spread
+from benchmarks.subjects import small_cnn, small_transformer, wide_mlp
 from flatlab.hessian import Hessian
 
 TOPIC = "Hessian-vector product"
+# bars of a product in gradients, full batch, and against PyHessian's loader
+SUBJECTS = (
+    (wide_mlp, 1.6, 3.0),
+    (small_cnn, 2.4, 3.2),
+    (small_transformer, None, None),
+)
 
 
-def curvlinops_hessian(subject: Subject, data):
-    """The Hessian of a peer on the same network and loss."""
-    import curvlinops
-
-    return curvlinops.HessianLinearOperator(
-        subject.module,
-        nn.CrossEntropyLoss(),
-        [p for p in subject.module.parameters() if p.requires_grad],
-        data,
-        check_deterministic=False,
-    )
-
-
-def pyhessian(subject: Subject, **data):
-    """PyHessian, with gradients cleared first: it adds to what it finds there."""
-    from pyhessian import hessian
-
-    subject.module.zero_grad()
-    return hessian(
-        subject.module, nn.CrossEntropyLoss(), cuda=subject.x.is_cuda, **data
-    )
+def competitors(subject, v):
+    """What everybody calls for one product, and how far it is from ours."""
+    loader = DataLoader(TensorDataset(subject.x, subject.y), batch_size=100)
+    batch = [(subject.x, subject.y)]
+    theirs = peers.pyhessian(subject, dataloader=loader)
+    sizes = [p.numel() for p in theirs.params]
+    shaped = [
+        part.view_as(p) for part, p in zip(v.split(sizes), theirs.params, strict=True)
+    ]
+    whole = peers.curvlinops_hessian(subject, batch)
+    parts = peers.curvlinops_hessian(subject, loader)
+    eigen = peers.eigenthings(subject, batch)
+    eigen_parts = peers.eigenthings(subject, loader)
+    calls = {
+        "curvlinops, full batch": lambda: whole @ v,
+        "curvlinops, DataLoader of 100": lambda: parts @ v,
+        "PyHessian, DataLoader of 100": lambda: theirs.dataloader_hv_product(shaped),
+        "hessian-eigenthings, full batch": lambda: eigen.matvec(v),
+        "hessian-eigenthings, DataLoader of 100": lambda: eigen_parts.matvec(v),
+    }
+    truth = Hessian(subject.loss, subject.w) @ v
+    errors = {}
+    for name, call in calls.items():
+        found = call()
+        if name.startswith("PyHessian"):
+            found = torch.cat([part.flatten() for part in found[1]])
+        errors[name] = ((found - truth).norm() / truth.norm()).item()
+    if sorted(errors.values())[1] > 1e-4:
+        raise RuntimeError(f"no two peers find our product: they differ by {errors}")
+    return calls, errors
 
 
 def measure(settings: Settings) -> list[Line]:
     lines = []
-    for make in (wide_mlp, small_cnn):
+    for make, gradients, loader in SUBJECTS:
         subject = make(settings)
         H = Hessian(subject.loss, subject.w)
-        v = torch.randn(subject.w.shape, generator=torch.Generator().manual_seed(0))
-        v = v.to(subject.w)
-        competitors = {"ours": lambda H=H, v=v: H @ v}
-        if settings.peers:
-            loader = DataLoader(TensorDataset(subject.x, subject.y), batch_size=100)
-            whole = curvlinops_hessian(subject, [(subject.x, subject.y)])
-            parts = curvlinops_hessian(subject, loader)
-            theirs = pyhessian(subject, dataloader=loader)
-            shaped = [
-                part.view_as(p)
-                for part, p in zip(
-                    v.split([p.numel() for p in theirs.params]),
-                    theirs.params,
-                    strict=True,
-                )
-            ]
-            error = (whole @ v - H @ v).norm() / (H @ v).norm()
-            if error > 1e-4:
-                raise RuntimeError(f"the products differ by {error:.1e}")
-            competitors |= {
-                "whole": lambda A=whole, v=v: A @ v,
-                "parts": lambda A=parts, v=v: A @ v,
-                "pyhessian": lambda A=theirs, v=shaped: A.dataloader_hv_product(v),
-            }
-        times = interleaved(settings, competitors)
-        for name, said, bar in (
-            ("whole", "curvlinops, full batch", 1.5),
-            ("parts", "curvlinops, DataLoader of 100", 3.0),
-            ("pyhessian", "PyHessian, DataLoader of 100", 3.0),
-        ):
-            if name in times:
-                lines.append(
-                    Line(
-                        TOPIC, subject.name, said,
-                        **spread(ratios(times[name], times["ours"])), bar=bar,
-                    )
-                )  # fmt: skip
+        g = torch.Generator().manual_seed(0)
+        v = torch.randn(subject.w.shape, generator=g).to(subject.w)
+
+        def gradient(subject=subject):
+            loss = F.cross_entropy(subject.module(subject.x), subject.y)
+            return torch.autograd.grad(loss, peers.parameters(subject))
+
+        calls = {"ours": lambda H=H, v=v: H @ v, "gradient": gradient}
+        errors = {}
+        with peers.twice_differentiable():
+            if settings.peers:
+                theirs, errors = competitors(subject, v)
+                calls |= theirs
+            times = interleaved(settings, calls)
+            # ours keeps its graph for the next product: count it
+            whole = {"ours": lambda s=subject, v=v: Hessian(s.loss, s.w) @ v}
+            held = memories(settings, calls | whole)
+        lines.append(
+            Line(
+                TOPIC, subject.name, "plain PyTorch, one gradient",
+                **spread(ratios(times["ours"], times.pop("gradient"))),
+                bar=gradients, at_most=True, quantity="gradients' time",
+                memory=(held["ours"], held["gradient"]),
+            )
+        )  # fmt: skip
+        bars = {
+            "curvlinops, full batch": 1.5,
+            "curvlinops, DataLoader of 100": 3.0,
+            "PyHessian, DataLoader of 100": loader,
+            "hessian-eigenthings, full batch": 1.5,
+            "hessian-eigenthings, DataLoader of 100": 3.0,
+        }
+        lines += [
+            Line(
+                TOPIC, subject.name, name, **spread(ratios(times[name], times["ours"])),
+                bar=bar if loader else None, memory=(held["ours"], held[name]),
+                note=f"theirs is off by {errors[name]:.0e}" * (errors[name] > 1e-4),
+            )
+            for name, bar in bars.items()
+            if name in times
+        ]  # fmt: skip
     return lines

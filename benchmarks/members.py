@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.harness import Line, Settings, interleaved, ratios, spread
-from benchmarks.hvp import curvlinops_hessian
+from benchmarks.peers import curvlinops_hessian
 from benchmarks.subjects import Subject, trained
 from flatlab.hessian import Hessian
 from flatlab.loss import Loss

@@ -1,13 +1,15 @@
 """Eigenvalues, trace and spectral density, at equal true accuracy."""
 
+import contextlib
+import io
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 
-from benchmarks.harness import Line, Settings, interleaved, ratios, spread
-from benchmarks.hvp import curvlinops_hessian, pyhessian
+from benchmarks import peers
+from benchmarks.harness import Line, Settings, interleaved, memories, ratios, spread
 from benchmarks.subjects import small_cnn, small_mlp, wide_mlp
 from flatlab.hessian import Hessian
 from flatlab.loss import Loss
@@ -22,17 +24,19 @@ def error(values, truth) -> float:
     return ((values - truth) / truth).abs().max().item()
 
 
-def loosest(solve: Callable[[float, int], object], truth) -> tuple[float, float]:
-    """The loosest tolerance at which a solver is truly as accurate as asked.
+def loosest(
+    solve: Callable[[float, int], object], choices: Iterable[float], truth
+) -> tuple[float, float]:
+    """The loosest setting at which a solver is truly as accurate as asked.
 
     It has to be so from three random starts, not by the luck of one. Returns the
-    tolerance and the worst error that it gives; the tightest tried where none suffices.
+    setting and the worst error that it gives; the tightest tried where none suffices.
     """
-    for tol in (1e-2, 1e-3, 1e-4, 1e-5):
-        wrong = max(error(solve(tol, seed), truth) for seed in range(3))
+    for setting in choices:
+        wrong = max(error(solve(setting, seed), truth) for seed in range(3))
         if wrong <= ACCURACY:
             break
-    return tol, wrong
+    return setting, wrong
 
 
 def top_five(settings: Settings) -> list[Line]:
@@ -57,43 +61,63 @@ def top_five(settings: Settings) -> list[Line]:
 
     def with_pyhessian(tol, seed):
         torch.manual_seed(seed)
-        solver = pyhessian(subject, data=(subject.x, subject.y))
+        solver = peers.pyhessian(subject, data=(subject.x, subject.y))
         return solver.eigenvalues(maxIter=500, tol=tol, top_n=5)[0]
 
     def with_scipy(tol, seed):
-        A = curvlinops_hessian(subject, [(subject.x, subject.y)])
+        A = peers.curvlinops_hessian(subject, [(subject.x, subject.y)])
         start = np.random.default_rng(seed).standard_normal(A.shape[0])
         return eigsh(
             A.to_scipy(np.float32), 5, which="LA", tol=tol, v0=start.astype("f4"),
             return_eigenvectors=False,
         )  # fmt: skip
 
-    peers = {
-        "pyhessian": ("PyHessian", with_pyhessian, 3.0),
-        "scipy": ("curvlinops with SciPy", with_scipy, 1.5),
+    def with_eigenthings(steps, seed):
+        from hessian_eigenthings import lanczos
+
+        A = peers.eigenthings(subject, [(subject.x, subject.y)])
+        return lanczos(A, k=5, max_iter=steps, which="LA", seed=seed).eigenvalues.cpu()
+
+    tolerances = (1e-2, 1e-3, 1e-4, 1e-5)
+    solvers = {
+        "PyHessian": ("tol", with_pyhessian, tolerances, 3.0),
+        "curvlinops with SciPy": ("tol", with_scipy, tolerances, 1.5),
+        "hessian-eigenthings": ("max_iter", with_eigenthings, range(8, 31), 1.0),
     }
-    chosen = {name: loosest(solve, truth) for name, (_, solve, _) in peers.items()}
+    chosen = {
+        name: loosest(solve, settings_of, truth)
+        for name, (_, solve, settings_of, _) in solvers.items()
+    }
 
-    def all_starts(solve, tol):
-        return lambda: [solve(tol, seed) for seed in range(3)]
+    def all_starts(solve, setting):
+        return lambda: [solve(setting, seed) for seed in range(3)]
 
+    H = Hessian(subject.loss, subject.w)
+    products = eigenvalues(H, k=5, tol=ACCURACY).products
+    v = torch.randn(subject.w.shape, generator=torch.Generator().manual_seed(0))
+    v = v.to(subject.w)
+    calls = {"ours": all_starts(ours, ACCURACY)} | {
+        name: all_starts(solve, chosen[name][0])
+        for name, (_, solve, _, _) in solvers.items()
+    }
     times = interleaved(
-        settings,
-        {
-            "ours": all_starts(ours, ACCURACY),
-            **{
-                name: all_starts(solve, chosen[name][0])
-                for name, (_, solve, _) in peers.items()
-            },
-        },
+        settings, calls | {"products": lambda: [H @ v for _ in range(3 * products)]}
     )
+    held = memories(settings, calls)
     return [
         Line(
-            "Spectrum", what, f"{said}, tol={chosen[name][0]:g}",
+            "Spectrum", what, f"{name}, {argument}={chosen[name][0]:g}",
             **spread(ratios(times[name], times["ours"])), bar=bar,
             note=f"{note}, theirs {chosen[name][1]:.1e}",
+            memory=(held["ours"], held[name]),
         )
-        for name, (said, _, bar) in peers.items()
+        for name, (argument, _, _, bar) in solvers.items()
+    ] + [
+        Line(
+            "Spectrum", what, f"its {products} products alone",
+            **spread(ratios(times["ours"], times["products"])), bar=1.15,
+            at_most=True, quantity="times their time",
+        )
     ]  # fmt: skip
 
 
@@ -126,6 +150,93 @@ def exact_trace(settings: Settings) -> list[Line]:
     return lines
 
 
+def trace_by_peers(settings: Settings) -> list[Line]:
+    """Hutch++ in time, and what peers' defaults give in the time of our exact trace."""
+    if not settings.peers:
+        return []
+    import hessian_eigenthings
+
+    subject = wide_mlp(settings, n=1000)
+    exact = trace(Hessian(subject.loss, subject.w)).values.item()
+    A = peers.eigenthings(subject, [(subject.x, subject.y)])
+    model, batch = peers.nngeom(subject)
+    from nngeom.curvature import hutchinson_trace
+
+    def landscaper(seed):
+        torch.manual_seed(seed)
+        with contextlib.redirect_stderr(io.StringIO()):
+            return float(peers.landscaper(subject).trace())
+
+    estimates = {
+        "hessian-eigenthings, its Hutch++ of 100 products": lambda seed: (
+            hessian_eigenthings.trace(A, seed=seed).estimate
+        ),
+        "Landscaper, by default": landscaper,
+        "nngeom, by default": lambda seed: hutchinson_trace(model, batch, seed=seed),
+    }
+    calls = {
+        "ours": lambda: trace(Hessian(subject.loss, subject.w)),
+        **{name: lambda f=f: f(0) for name, f in estimates.items()},
+    }
+    times, held = interleaved(settings, calls), memories(settings, calls)
+    lines = []
+    for name, estimate in estimates.items():
+        seeds = settings.size(10 if "Hutch++" in name else 60, 2)
+        wrong = sorted(abs(estimate(seed) / exact - 1) for seed in range(seeds))
+        middle, worst = statistics.median(wrong), wrong[-1]
+        lines.append(
+            Line(
+                "Spectrum", f"trace, {subject.name}", name,
+                **spread(ratios(times[name], times["ours"])),
+                bar=50.0 if "Hutch++" in name else 1.0,
+                note=f"ours exact; their error over {len(wrong)} seeds: median "
+                f"{middle:.1%}, largest {worst:.1%}",
+                memory=(held["ours"], held[name]),
+            )
+        )  # fmt: skip
+    return lines
+
+
+def defaults(settings: Settings) -> list[Line]:
+    """The five largest eigenvalues as peers give them when nobody asks for more."""
+    if not settings.peers:
+        return []
+    from hessian_eigenthings import lanczos
+    from nngeom.curvature import lanczos_spectrum
+
+    subject = wide_mlp(settings, n=1000)
+    exact = Hessian(
+        Loss(subject.net, (subject.x.double(), subject.y)), subject.w.double()
+    )
+    truth = eigenvalues(exact, k=5, tol=ACCURACY / 100).values.cpu()
+    A = peers.eigenthings(subject, [(subject.x, subject.y)])
+    model, batch = peers.nngeom(subject)
+    by = {
+        "ours": lambda seed: eigenvalues(
+            Hessian(subject.loss, subject.w), k=5, seed=seed
+        ).values.cpu(),
+        "hessian-eigenthings": lambda seed: lanczos(
+            A, k=5, which="LA", seed=seed
+        ).eigenvalues.cpu(),
+        "nngeom": lambda seed: lanczos_spectrum(
+            model, batch, m=10, seed=seed
+        ).eigenvalues[:5].copy(),
+    }  # fmt: skip
+    times = interleaved(settings, {n: lambda f=f: f(0) for n, f in by.items()})
+    seeds = range(settings.size(20, 1))
+    worst = {n: max(error(f(s), truth) for s in seeds) for n, f in by.items()}
+    return [
+        Line(
+            "Spectrum", f"five largest eigenvalues by default, {subject.name}", name,
+            **spread(ratios(times[name], times["ours"])),
+            note=f"largest error over {len(seeds)} starts: ours {worst['ours']:.0e}, "
+            f"theirs {worst[name]:.0e}",
+        )
+        for name in by
+        if name != "ours"
+    ]  # fmt: skip
+
+
 def density(settings: Settings) -> list[Line]:
     if not settings.peers:
         return []
@@ -133,10 +244,12 @@ def density(settings: Settings) -> list[Line]:
         fast_lanczos,
         lanczos_approximate_spectrum,
     )
+    from hessian_eigenthings import spectral_density as eigenthings_density
 
     subject = small_mlp(settings)
-    steps = settings.size(100, 10)
-    A = curvlinops_hessian(subject, [(subject.x, subject.y)])
+    steps = settings.size(80, 10)
+    B = peers.eigenthings(subject, [(subject.x, subject.y)])
+    A = peers.curvlinops_hessian(subject, [(subject.x, subject.y)])
     times = interleaved(
         settings,
         {
@@ -145,6 +258,9 @@ def density(settings: Settings) -> list[Line]:
             ),
             "theirs": lambda: lanczos_approximate_spectrum(A, steps),
             "lanczos": lambda: fast_lanczos(A, steps),
+            "eigenthings": lambda: eigenthings_density(
+                B, num_runs=1, lanczos_steps=steps
+            ),
         },
     )
     what = f"spectral density, one probe of {steps} steps, {subject.name}"
@@ -159,8 +275,16 @@ def density(settings: Settings) -> list[Line]:
             **spread(ratios(times["lanczos"], times["ours"])),
             note="theirs without reorthogonalisation",
         ),
+        Line(
+            "Spectrum", what, "hessian-eigenthings",
+            **spread(ratios(times["eigenthings"], times["ours"])), bar=1.5,
+        ),
     ]  # fmt: skip
 
 
 def measure(settings: Settings) -> list[Line]:
-    return [*top_five(settings), *exact_trace(settings), *density(settings)]
+    return [
+        line
+        for part in (top_five, defaults, exact_trace, trace_by_peers, density)
+        for line in part(settings)
+    ]

@@ -83,3 +83,24 @@ def small_cnn(settings: Settings) -> Subject:
     return subject(
         settings, f"CNN on 8×8 images, n = {n:,}", cnn((1, 8, 8), 10), n, (1, 8, 8)
     )
+
+
+class Transformer(nn.Module):
+    """Two encoder layers on sequences, their mean classified."""
+
+    def __init__(self, width: int = 32, classes: int = 10):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x).mean(1))
+
+
+def small_transformer(settings: Settings) -> Subject:
+    n = settings.size(500, 100)
+    name = f"transformer on 16 tokens, n = {n:,}"
+    return subject(settings, name, Transformer(), n, (16, 32))

@@ -22,9 +22,10 @@ What `flatlab` costs beside its peers and beside plain PyTorch, as measured by
 `make bench`. The competitors run in turn in one process, in several rounds, so that
 whatever else the machine does falls on all alike; a figure is the median over rounds of
 the ratio, with its quartiles. Where a result has an accuracy, the competitors get the
-loosest tolerance at which their true error is as small as ours is asked to be. The last
-columns hold what the project asks of itself, and whether it was met. This page is
-written by the benchmark.
+loosest tolerance at which their true error is as small as ours is asked to be. Memory
+is what a call holds at most in tensors beside what was there before, ours and theirs.
+The last columns hold what the project asks of itself, and whether it was met. This page
+is written by the benchmark.
 """
 
 
@@ -65,23 +66,24 @@ def figure(value: float) -> str:
 def rows(lines: list[dict]) -> list[str]:
     """The rows of a Markdown table."""
     out = [
-        "| measured | against | ratio (quartiles) | asked | |",
-        "|---|---|---|---|---|",
+        "| measured | against | ratio (quartiles) | memory, MiB | asked | |",
+        "|---|---|---|---|---|---|",
     ]
     topic = None
     for line in lines:
         if line["topic"] != topic:
             topic = line["topic"]
-            out.append(f"| **{topic}** | | | | |")
+            out.append(f"| **{topic}** | | | | | |")
         low, high = figure(line["low"]), figure(line["high"])
         value = f"{figure(line['value'])} {line['quantity']} ({low} to {high})"
         note = f"; {line['note']}" if line["note"] else ""
         sign = "≤" if line["at_most"] else "≥"
         asked = "" if line["bar"] is None else f"{sign} {line['bar']:g}"
+        memory = " / ".join(figure(m) for m in line.get("memory") or ())
         verdict = {True: "met", False: "**missed**", None: ""}[line["met"]]
         out.append(
-            f"| {line['what']} | {line['against']} | {value}{note} | {asked} "
-            f"| {verdict} |"
+            f"| {line['what']} | {line['against']} | {value}{note} | {memory} "
+            f"| {asked} | {verdict} |"
         )
     return out
 

@@ -25,7 +25,7 @@ NAMES = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
 @pytest.mark.parametrize("name", NAMES)
 def test_imports_without_the_peers(name):
     module = importlib.import_module(f"benchmarks.{name}")
-    if name not in ("__main__", "environment", "harness", "subjects", "table"):
+    if name not in ("__main__", "environment", "harness", "peers", "subjects", "table"):
         assert callable(module.measure)
 
 
@@ -74,6 +74,20 @@ def test_ratios_and_spread():
     assert harness.best(times, ["a", "b"]) == "b"
 
 
+def test_peak_memory_counts_what_is_held_at_the_same_time():
+    kept = torch.zeros(1 << 18)  # there before: not counted
+
+    def one_after_another():
+        for _ in range(3):
+            kept + 1
+
+    def at_once():
+        return [kept + 1 for _ in range(3)]
+
+    found = harness.memories(SETTINGS, {"a": one_after_another, "b": at_once})
+    assert found == pytest.approx({"a": 1.0, "b": 3.0}, abs=0.01)
+
+
 def test_full_measurements_take_many_rounds_and_an_end():
     full = replace(SETTINGS, quick=False)
     assert full.rounds(0.001) == 51
@@ -84,7 +98,7 @@ def test_full_measurements_take_many_rounds_and_an_end():
 def test_the_table_says_what_was_measured_and_where(tmp_path):
     lines = [
         LINE,
-        replace(LINE, what="other", value=2.0, note=""),
+        replace(LINE, what="other", value=2.0, note="", memory=(0.5, 12.0)),
         replace(LINE, topic="Next", bar=None),
         replace(LINE, topic="Next", at_most=True, quantity="times the time"),
     ]
@@ -97,8 +111,13 @@ def test_the_table_says_what_was_measured_and_where(tmp_path):
     text = page.read_text()
     assert text.startswith("# Benchmarks\n")
     assert "## CPU" in text
-    assert "| this | that | 3.14 times as fast (2.5 to 1234); why | ≥ 3 | met |" in text
-    assert "| other | that | 2 times as fast (2.5 to 1234) | ≥ 3 | **missed** |" in text
+    assert (
+        "| this | that | 3.14 times as fast (2.5 to 1234); why |  | ≥ 3 | met |" in text
+    )
+    assert (
+        "| other | that | 2 times as fast (2.5 to 1234) | 0.5 / 12 | ≥ 3 | **missed** |"
+        in text
+    )
     assert text.count("| **Topic** |") == text.count("| **Next** |") == 1
     assert stored["machine"]["date"] in text
     # a second device's results join the page
