@@ -18,6 +18,9 @@ from flatlab.bounds import sam_bound as sam_bound
 from flatlab.bounds import sigma_of_proof as sigma_of_proof
 from flatlab.data import Dataset as Dataset
 from flatlab.data import Examples as Examples
+from flatlab.degeneracy import (
+    local_learning_coefficient as local_learning_coefficient,
+)
 from flatlab.environment import device as device
 from flatlab.environment import scale as scale
 from flatlab.environment import scaled as scaled
@@ -44,6 +47,7 @@ from flatlab.reparameterization import rescale_layers as rescale_layers
 from flatlab.reparameterization import rescale_units as rescale_units
 from flatlab.reports import report as report
 from flatlab.sharpness import average_sharpness as average_sharpness
+from flatlab.sharpness import critical_sharpness as critical_sharpness
 from flatlab.sharpness import fisher_rao_norm as fisher_rao_norm
 from flatlab.sharpness import gradient_norm as gradient_norm
 from flatlab.sharpness import keskar_sharpness as keskar_sharpness
@@ -51,6 +55,7 @@ from flatlab.sharpness import relative_flatness as relative_flatness
 from flatlab.sharpness import worst_case_sharpness as worst_case_sharpness
 from flatlab.spectra import diagonal as diagonal
 from flatlab.spectra import eigenvalues as eigenvalues
+from flatlab.spectra import soft_rank as soft_rank
 from flatlab.spectra import spectral_density as spectral_density
 from flatlab.spectra import trace as trace
 from flatlab.training import Run as Run

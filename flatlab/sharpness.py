@@ -66,6 +66,23 @@ class Average:
     samples: int
 
 
+@dataclass(frozen=True)
+class Critical:
+    """The learning rate at which a step stops lowering the loss, as a sharpness.
+
+    Attributes:
+        values: (members,) 2 / rate; 0 where no rate that was tried raises the loss,
+            infinite where none lowers it, NaN where the loss is no finite number, or
+            the direction is none or zero.
+        rate: (members,) the critical learning rate.
+        evaluations: forward passes that were spent on each member.
+    """
+
+    values: Tensor
+    rate: Tensor
+    evaluations: int
+
+
 def ascend(
     value_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
     around: Bound,
@@ -318,6 +335,69 @@ def keskar_sharpness(
         centre = torch.linalg.solve_triangular(triangle, right, upper=True).mT.to(w)
         found = _search(loss, w, box.at(centre), A, steps, restarts, seed + 1)
     return replace(found, values=100 * found.rise / (1 + found.loss))
+
+
+@over_members
+def critical_sharpness(
+    loss: Loss,
+    w: Tensor,
+    direction: Tensor | None = None,
+    *,
+    tol: float = 0.01,
+) -> Critical:
+    """Two over the smallest learning rate whose step would raise the loss.
+
+    The step goes from w to w - rate · direction, and only forward passes are made along
+    it: no second derivative, and no gradient if the direction is given. With the
+    gradient g as direction and to second order this is the curvature along it,
+    gᵀ H g / gᵀ g, hence at most λmax of a quadratic; gradient descent with a fixed
+    learning rate lowers the loss as long as the value stays below 2 / learning rate.
+
+    The rate is doubled, or halved, until the loss crosses its value at w; the crossing
+    is then narrowed. A rise that is over within one doubling goes unseen.
+
+    Args:
+        loss: the surface. It is evaluated in float64 where the device knows it.
+        w: (..., k).
+        direction: what a unit learning rate subtracts from w, in the shape of w, as the
+            update of an optimiser; by default the gradient.
+        tol: of the rate, relative.
+
+    Reference: Kalra et al. (2026), A scalable measure of loss landscape curvature.
+    """
+    if not 0 < tol < 1:
+        raise ValueError(f"tol must lie between 0 and 1, got {tol}")
+    w = wide(w) if w.device.type == "mps" else w.double()
+    if direction is None:
+        direction = loss.gradient(w)
+    elif direction.numel() != w.numel() or direction.shape[-1] != w.shape[-1]:
+        raise ValueError(
+            f"direction has shape {tuple(direction.shape)}, expected that of w"
+        )
+    else:
+        direction = direction.detach().to(w).reshape(w.shape)
+    base, evaluations = loss(w), 1
+    low, high = torch.zeros_like(base), torch.full_like(base, torch.inf)
+    rate, lowered = torch.ones_like(base), torch.zeros_like(base, dtype=torch.bool)
+    known = base.isfinite() & direction.isfinite().all(-1) & (direction != 0).any(-1)
+    for _ in progress(range(100 + math.ceil(math.log2(1 / tol))), "critical sharpness"):
+        active = known & (high > low * (1 + tol))
+        if not bool(active.any()):
+            break
+        value = loss(w - rate[:, None] * direction)
+        rises = ~(value <= base)  # NaN is a rise too
+        lowered = lowered | (value < base)
+        evaluations += 1
+        low = torch.where(active & ~rises, rate, low)
+        high = torch.where(active & rises, rate, high)
+        bracketed = (low > 0) & high.isfinite()
+        rate = torch.where(
+            bracketed, (low * high).sqrt(), rate * (1 - 0.5 * rises.to(w))
+        )
+        rate = torch.where(high.isinf(), 2 * low, rate)
+    found = torch.where(high.isinf(), high, (low * high).sqrt() * lowered)
+    found = torch.where(known, found, torch.nan)
+    return Critical(2 / found, found, evaluations)
 
 
 @over_members

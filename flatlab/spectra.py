@@ -1,4 +1,4 @@
-"""Eigenvalues, trace, diagonal and spectral density of symmetric operators.
+"""Eigenvalues, trace, diagonal, soft rank and spectral density of operators.
 
 Everything here works on a dense tensor of shape (..., k, k) or on any object with
 ``@``, ``.shape`` (..., k, k), ``.dtype`` and ``.device``; the leading axes count the
@@ -49,9 +49,9 @@ class Eigenvalues:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A trace or a diagonal, and the evidence for it."""
+    """A trace, a soft rank or a diagonal, and the evidence for it."""
 
-    values: Tensor  # (...) a trace, or (..., k_dim) a diagonal
+    values: Tensor  # (...) a trace or a soft rank, or (..., k_dim) a diagonal
     standard_error: Tensor  # shaped like values, 0 where they are exact
     products: Tensor  # (...), products with A that were spent
     converged: Tensor  # (...), whether the standard error meets the tolerance
@@ -855,6 +855,135 @@ class _Probes:
         short = (spread / allowed.clamp_min(torch.finfo(allowed.dtype).tiny)).square()
         need = torch.where(self.met, 0, total * (short - 1))
         return math.ceil(min(float(need.max()), 1e12))
+
+
+def soft_rank(
+    A: Any,
+    ridge: float | Tensor,
+    tol: float = 0.05,
+    *,
+    steps: int = 80,
+    max_products: int = 4000,
+    seed: int = 0,
+) -> Estimate:
+    """How many eigenvalues stand out from a ridge: tr A (A + ridge · I)⁻¹.
+
+    An eigenvalue h counts h / (h + ridge): one where it is far above the ridge, one
+    half where it equals it, nothing where it is zero. Statistics calls it the effective
+    degrees of freedom of ridge regression. An eigenvalue below zero, which a minimum
+    has not, counts nothing.
+
+    A dense tensor and a small operator are diagonalised. Elsewhere stochastic Lanczos
+    quadrature (``spectral_density``) is run on more and more probes, until the error
+    meets the tolerance.
+
+    Args:
+        A: a dense tensor (..., k, k) or an operator of that shape.
+        ridge: positive, in units of the eigenvalues; a number or one for each member.
+            For the Hessian of a loss trained with weight decay, the decay.
+        tol: the standard error allowed, relative to the value, or to 1 if that is more.
+        steps: Lanczos steps per probe (at most k are taken).
+        max_products: products with A to spend per member.
+        seed: seed of the probes.
+
+    Returns:
+        An ``Estimate``, its values between 0 and k. The standard error is that over
+        probes together with what the second half of the steps changed. Divided by the
+        number of examples, the soft rank is an estimate in nats of the gap between test
+        and training loss (Shoham et al.).
+
+    Reference: Shoham, Mor-Yosef & Avron (2025), Flatness after all?
+    """
+    operator = _Operator(A)
+    if not 0 < tol < 1:
+        raise ValueError(f"tol must lie between 0 and 1, got {tol}")
+    if steps < 1 or max_products < 2:
+        raise ValueError(
+            f"need steps ≥ 1 and max_products ≥ 2, got {steps} and {max_products}"
+        )
+    ridges = _ridges(operator, ridge)
+    steps = min(steps, operator.k)
+    if isinstance(A, Tensor) or operator.k <= min(_FIRST_PROBES * steps, max_products):
+        values = _counts(_spectrum(operator), ridges).sum(-1)
+        error, met = torch.zeros_like(values), torch.ones_like(values, dtype=torch.bool)
+    else:
+        values, error, met = _soft_rank(
+            operator, ridges, tol, steps, max_products, seed
+        )
+    if not bool(met.all()):
+        warnings.warn(
+            f"{int((~met).sum())} of {operator.members} members did not reach "
+            f"tol={tol:g} in {operator.products} products; see `standard_error`, or "
+            f"allow more products or steps",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    products = torch.full((operator.members,), operator.products, device="cpu")
+    return Estimate(*map(operator.tensor, (values, error, products, met)))
+
+
+def _ridges(operator: _Operator, ridge: float | Tensor) -> Tensor:
+    """A positive ridge for each member, (members, 1)."""
+    ridge = torch.as_tensor(ridge, **_CPU)
+    if not bool(((ridge > 0) & ridge.isfinite()).all()):
+        raise ValueError(f"ridge must be positive and finite, got {ridge.tolist()}")
+    if ridge.shape not in ((), operator.lead):
+        raise ValueError(
+            f"ridge has shape {tuple(ridge.shape)}, expected one number or one for "
+            f"each member, {tuple(operator.lead)}"
+        )
+    return ridge.expand(operator.lead).reshape(operator.members, 1)
+
+
+def _counts(values: Tensor, ridge: Tensor) -> Tensor:
+    """What each eigenvalue adds to the soft rank."""
+    positive = values.clamp_min(0)
+    return positive / (positive + ridge)
+
+
+def _spectrum(operator: _Operator) -> Tensor:
+    """All eigenvalues, (members, k), of a dense tensor or from k products."""
+    A = operator.A
+    if not isinstance(A, Tensor):
+        eye = torch.eye(operator.k, dtype=operator.dtype, device=operator.device)
+        blocks = eye.expand(operator.members, -1, -1).split(_BLOCK, -1)
+        A = torch.cat([operator @ block for block in blocks], -1)
+        gap = (A - A.mT).abs().amax((-2, -1)).cpu()
+        operator.need_symmetry(gap, A.abs().amax((-2, -1)).cpu())
+    # one member at a time: in float64 all of them may not fit
+    each = A.reshape(operator.members, operator.k, operator.k)
+    return torch.stack(
+        [torch.linalg.eigvalsh((a + a.mT).to("cpu", torch.float64) / 2) for a in each]
+    )
+
+
+def _soft_rank(
+    operator: _Operator,
+    ridge: Tensor,
+    tol: float,
+    steps: int,
+    max_products: int,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Soft rank by quadrature: values, errors, and whether they meet the tolerance."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    found = torch.zeros(2, operator.members, 0, **_CPU)
+    while True:
+        draws = torch.randn(_BLOCK // 2, operator.k, generator=generator, **_CPU)
+        q = operator.place(draws / draws.norm(dim=-1, keepdim=True))
+        T = _tridiagonal(operator, q, steps).unflatten(0, (operator.members, -1))
+        parts = []
+        for size in (steps, max(1, steps // 2)):
+            nodes, Y = torch.linalg.eigh(T[..., :size, :size])
+            counted = _counts(nodes, ridge[..., None]) * Y[..., 0, :].square()
+            parts.append(operator.k * counted.sum(-1))
+        found = torch.cat([found, torch.stack(parts)], -1)
+        values, change = found[0].mean(-1), (found[0] - found[1]).mean(-1)
+        error = (found[0].std(-1) / math.sqrt(found.shape[-1])).hypot(change)
+        met = error <= tol * values.clamp_min(1)
+        left = max_products - operator.products
+        if (bool(met.all()) and found.shape[-1] >= _BLOCK) or left < steps * _BLOCK / 2:
+            return values, error, met
 
 
 def spectral_density(

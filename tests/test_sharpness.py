@@ -17,6 +17,7 @@ from flatlab.network import Network
 from flatlab.noise import pac_bayes_sharpness
 from flatlab.sharpness import (
     average_sharpness,
+    critical_sharpness,
     fisher_rao_norm,
     gradient_norm,
     keskar_sharpness,
@@ -634,3 +635,46 @@ def test_leading_axes_come_back():
     assert found.values.shape == w.shape[:2] and found.epsilon.shape == w.shape
     average = average_sharpness(loss, w, ball(torch.rand(w.shape[:2]) + 0.1), samples=4)
     assert average.values.shape == average.sigma.shape == w.shape[:2]
+
+
+def test_critical_sharpness_of_a_quadratic_is_the_curvature_along_the_step():
+    loss, H, _, w = quadratic(3, (3,), (2,), definite=True)
+    g = loss.gradient(w)
+    along = ((g @ H) * g).sum(-1)
+    found = critical_sharpness(loss, w, tol=1e-8)
+    torch.testing.assert_close(
+        found.values, along / g.square().sum(-1), rtol=2e-8, atol=0
+    )
+    torch.testing.assert_close(found.rate, 2 / found.values)
+    assert (found.values <= torch.linalg.eigvalsh(H)[-1]).all()
+    # along any other step d the rate is 2 gᵀd / dᵀHd
+    d = g + 0.1 * torch.randn(
+        g.shape, generator=torch.Generator().manual_seed(0), dtype=g.dtype
+    )
+    rate = 2 * (g * d).sum(-1) / ((d @ H) * d).sum(-1)
+    given_d = critical_sharpness(loss, w, d, tol=1e-8)
+    torch.testing.assert_close(given_d.rate, rate, rtol=2e-8, atol=0)
+    # a few forward passes, leading axes, and steps of any length
+    coarse = critical_sharpness(loss, w.float()[:, None], 1e6 * g.float())
+    assert coarse.values.shape == (3, 1) and coarse.evaluations < 40
+    torch.testing.assert_close(
+        coarse.values[:, 0] / 1e6, found.values, rtol=0.011, atol=0
+    )
+
+
+def test_critical_sharpness_where_no_step_is_critical():
+    loss, H, b, w = quadratic(4, (3,), (2,), definite=True)
+    lowest = torch.linalg.solve(H, -b)
+    ahead = w[:1] - lowest
+    away = torch.stack([-ahead[0], torch.zeros_like(ahead[0])])
+    found = critical_sharpness(loss, w[:1].expand(2, -1), away)
+    assert found.values[0] == math.inf and found.rate[0] == 0
+    assert found.values[1].isnan()
+    net = Network(Point((2,)))
+    falls = Loss(net, (torch.ones(2, 1), torch.zeros(2)), lambda z, y: z.sum(-1))
+    found = critical_sharpness(falls, torch.ones(2, dtype=torch.float64))
+    assert found.values == 0 and found.rate == math.inf
+    with pytest.raises(ValueError, match="direction has shape"):
+        critical_sharpness(loss, w, w[:2])
+    with pytest.raises(ValueError, match="tol"):
+        critical_sharpness(loss, w, tol=1.0)

@@ -1,5 +1,6 @@
 """Spectra of matrices whose spectrum is known."""
 
+import math
 import warnings
 
 import pytest
@@ -7,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flatlab.spectra import diagonal, eigenvalues, spectral_density, trace
+from flatlab.spectra import (
+    diagonal,
+    eigenvalues,
+    soft_rank,
+    spectral_density,
+    trace,
+)
 
 
 class Operator:
@@ -466,3 +473,53 @@ def test_an_operator_that_computes_in_float32_is_measured_with_a_warning(functio
         assert found.converged
         top = torch.linalg.eigvalsh(A)[-1]
         torch.testing.assert_close(found.values[0], top, rtol=1e-5, atol=0)
+
+
+def soft(spectra, ridge):
+    positive = spectra.clamp_min(0)
+    return (positive / (positive + ridge)).sum(-1)
+
+
+def test_the_soft_rank_of_small_and_dense_operators_is_that_of_the_spectrum():
+    g = torch.Generator().manual_seed(0)
+    spectra = outliers(3, 40, g)
+    A = matrices(spectra, g)
+    for ridge in (1e-3, 0.1, 10.0):
+        for given_as in (A, Operator(A), A.reshape(3, 1, 40, 40)):
+            found = soft_rank(given_as, ridge)
+            truth = soft(spectra, ridge).reshape(found.values.shape)
+            torch.testing.assert_close(found.values, truth)
+            assert (found.standard_error == 0).all() and found.converged.all()
+    ridges = torch.tensor([0.01, 0.1, 1.0])
+    torch.testing.assert_close(
+        soft_rank(A, ridges).values, soft(spectra, ridges[:, None].double())
+    )
+    assert soft_rank(Operator(A), 0.1).products.tolist() == [40, 40, 40]
+
+
+def test_the_soft_rank_of_a_large_operator_is_within_its_error():
+    decades = torch.linspace(1, -4, 3000, dtype=torch.float64)
+    A = Operator((10**decades)[None], diagonal=True)
+    for ridge in (1.0, 0.05):
+        found = soft_rank(A, ridge, seed=1)
+        assert found.converged
+        assert (found.values - soft(A.A, ridge)).abs() < 4 * found.standard_error
+        assert found.standard_error <= 0.05 * found.values
+    # far below what the Lanczos steps resolve: the bias is seen and said
+    with pytest.warns(RuntimeWarning, match="did not reach"):
+        found = soft_rank(A, 1e-4, tol=0.01, steps=40, max_products=640)
+    assert not found.converged
+    assert (found.values - soft(A.A, 1e-4)).abs() < 4 * found.standard_error
+
+
+def test_what_no_soft_rank_can_be_taken_of_is_refused():
+    A = torch.eye(3, dtype=torch.float64)
+    for ridge in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="ridge must be positive"):
+            soft_rank(A, ridge)
+    with pytest.raises(ValueError, match="one for each member"):
+        soft_rank(A, torch.ones(2))
+    with pytest.raises(ValueError, match="tol"):
+        soft_rank(A, 1.0, tol=0)
+    with pytest.raises(ValueError, match="not symmetric"):
+        soft_rank(Operator(torch.tensor([[1.0, 1.0], [0.0, 1.0]])), 1.0)
