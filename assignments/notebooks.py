@@ -24,6 +24,7 @@ SOURCE = Path(__file__).parent / "source"
 CHAPTERS = (
     "memorization",
     "shortcuts",
+    "features",
     "information_bottleneck",
     "flatness",
     "sam",

@@ -2,10 +2,12 @@
 
 import contextlib
 import importlib.util
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from docutils.nodes import make_id
 
 from assignments import collect, judge, notebooks, release
 from assignments.sandboxed import plain
@@ -131,7 +133,7 @@ def test_every_task_has_a_mistake_that_is_caught(name):
 def test_the_form_of_an_assignment(name):
     assignment = notebooks.read(name)
     graded = [t for t in assignment.tasks if t.kind != "written"]
-    assert 4 <= len(assignment.tasks) <= 6
+    assert 5 <= len(assignment.tasks) <= 7
     assert len(graded) >= 3
     assert any(t.kind == "written" for t in assignment.tasks)
     text = "\n".join(c.source for c in source(name).cells if c.cell_type == "markdown")
@@ -180,3 +182,53 @@ def test_the_grader_knows_what_students_get(name):
     shown = {c.id: c.source for c in release.student_copy(name).cells}
     for cell in notebooks.read(name).cells:
         assert "".join(cell.released.split()) == "".join(shown[cell.own].split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_feedback_links_to_a_section_that_the_chapter_has(name):
+    chapter = HERE.parents[1] / "book" / f"{name}.ipynb"
+    graded = [t for t in notebooks.read(name).tasks if t.kind != "written"]
+    said = [
+        [tag.removeprefix("section:") for tag in t.tags if tag.startswith("section:")]
+        for t in graded
+    ]
+    if not chapter.exists():
+        assert not any(said)
+        return
+    pages = nbformat.read(chapter, as_version=4).cells
+    text = "\n".join(c.source for c in pages if c.cell_type == "markdown")
+    sections = {make_id(head) for head in re.findall(r"^##+ (.+)$", text, re.MULTILINE)}
+    assert all(len(tags) == 1 and tags[0] in sections for tags in said), said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_assignment_asks_for_a_judgement(name):
+    cells = {cell.id: cell for cell in notebooks.read(name).cells}
+    assert "what would overturn it?" in cells["test-judgement"].title
+    assert cells["test-judgement"].source.count("### PART study") == 3
+
+
+def test_the_studies_of_the_verdict_are_every_students_own():
+    def points(student, of):
+        """What a student gets for the judgement that another's numbers ask for."""
+        own = [
+            notebooks.for_student(notebooks.read("verdict"), s) for s in (student, of)
+        ]
+        space = {}
+        for cell in own[1].cells:
+            if cell.kind in ("setup", "solution") and cell.id != "install":
+                exec(cell.source, space)
+        given = {"judgement": f"judgement = {space['judgement']}"}
+        cells = collect.cells(submitted("verdict", given).encode())
+        found = collect.Found("verdict", cells=cells)
+        (outcome,) = (
+            o
+            for o in judge.judge(
+                student, own[0], found, Inside(), "test-judgement"
+            ).outcomes
+            if o.id == "test-judgement"
+        )
+        return outcome.points
+
+    assert points("ada", "ada") == points("bo", "bo") == 3
+    assert min(points("ada", other) for other in ("bo", "cem", "dot")) < 3

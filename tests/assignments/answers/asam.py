@@ -39,6 +39,13 @@ def running_mean(first, second, momentum, start):
     weights = momentum * (1 - momentum) ** np.arange(n - 1, -1, -1)
     return float((1 - momentum) ** n * start + weights @ np.asarray(first))
 """,
+    "judgement": """
+judgement = dict(
+    I=["ALIKE", "c"],
+    II=["open", "b"],
+    III=["better", "a"],
+)
+""",
 }
 
 WRONG = [
@@ -141,5 +148,29 @@ def running_mean(first, second, momentum, start):
     return float(start + momentum * (first - start).sum())
 """,
         "in their order",
+    ),
+    (
+        "judgement",
+        "every verdict another study's",
+        """
+judgement = {
+    "I": ("open", "d"),
+    "II": ("better", "c"),
+    "III": ("alike", "b"),
+}
+""",
+        "study III",
+    ),
+    (
+        "judgement",
+        "verdicts without what would overturn them",
+        """
+judgement = {
+    "I": "alike",
+    "II": "open",
+    "III": "better",
+}
+""",
+        "a verdict and a letter",
     ),
 ]

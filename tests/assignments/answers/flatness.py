@@ -27,6 +27,13 @@ def estimated_trace(A, probes, seed):
         found.append(z @ A.numpy() @ z)
     return np.mean(found), np.std(found, ddof=1) / probes**0.5
 """,
+    "judgement": """
+judgement = dict(
+    I=["RECIPE", "d"],
+    II=["open", "a"],
+    III=["batch", "c"],
+)
+""",
 }
 
 WRONG = [
@@ -131,5 +138,29 @@ def estimated_trace(A, probes, seed):
     return float(A.trace()), math.sqrt(2 * off / probes)
 """,
         "no estimate from products",
+    ),
+    (
+        "judgement",
+        "every verdict another study's",
+        """
+judgement = {
+    "I": ("open", "a"),
+    "II": ("batch", "b"),
+    "III": ("recipe", "d"),
+}
+""",
+        "study III",
+    ),
+    (
+        "judgement",
+        "verdicts without what would overturn them",
+        """
+judgement = {
+    "I": "recipe",
+    "II": "open",
+    "III": "batch",
+}
+""",
+        "a verdict and a letter",
     ),
 ]

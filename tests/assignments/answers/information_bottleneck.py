@@ -27,10 +27,21 @@ def violations(with_x, with_y, tolerance):
         found += [[name, i] for i in np.flatnonzero(rises)]
     return found
 """,
-    "objective": """
-def preferred(with_x, with_y, beta):
-    scores = [beta * b - a for a, b in zip(with_x, with_y)]
-    return scores.index(max(scores))
+    "fall": """
+def fall(curves):
+    a, b = curves[:, ::2], curves[:, 1::2]
+    total = 0.0
+    for own, others in ((a, b), (b, a)):
+        mean = others.sum(axis=1).tolist()
+        total += (own[mean.index(max(mean))] - own[-1]).sum()
+    return total / curves.shape[1]
+""",
+    "judgement": """
+judgement = dict(
+    I=["OPEN", "a"],
+    II=["falls", "b"],
+    III=["stays", "c"],
+)
 """,
 }
 
@@ -133,34 +144,6 @@ def violations(with_x, with_y, tolerance):
         "staying is allowed",
     ),
     (
-        "objective",
-        "as much of X as possible",
-        """
-def preferred(with_x, with_y, beta):
-    return int(np.argmax(np.asarray(with_x) + beta * np.asarray(with_y)))
-""",
-        "which of them is the bottleneck",
-    ),
-    (
-        "objective",
-        "beta on the other term",
-        """
-def preferred(with_x, with_y, beta):
-    return int(np.argmin(beta * np.asarray(with_x) - np.asarray(with_y)))
-""",
-        "a small beta forgets",
-    ),
-    (
-        "objective",
-        "the last of equally good ones",
-        """
-def preferred(with_x, with_y, beta):
-    cost = np.asarray(with_x) - beta * np.asarray(with_y)
-    return int(len(cost) - 1 - np.argmin(cost[::-1]))
-""",
-        "the first",
-    ),
-    (
         "chain",
         "a relative tolerance",
         """
@@ -173,5 +156,61 @@ def violations(with_x, with_y, tolerance):
     ]
 """,
         "a share of the value",
+    ),
+    (
+        "fall",
+        "each from its own peak",
+        """
+def fall(curves):
+    return float((curves.max(0) - curves[-1]).mean())
+""",
+        "an",
+    ),
+    (
+        "fall",
+        "the peak of all, the measured ones included",
+        """
+def fall(curves):
+    peak = curves.mean(1).argmax()
+    return float((curves[peak] - curves[-1]).mean())
+""",
+        "the other one chose",
+    ),
+    (
+        "fall",
+        "the wrong way round",
+        """
+def fall(curves):
+    falls = []
+    for half in (0, 1):
+        peak = curves[:, 1 - half :: 2].mean(1).argmax()
+        falls += list(curves[-1, half::2] - curves[peak, half::2])
+    return float(np.mean(falls))
+""",
+        "from 3 down to 1",
+    ),
+    (
+        "judgement",
+        "every verdict another study's",
+        """
+judgement = {
+    "I": ("falls", "b"),
+    "II": ("stays", "c"),
+    "III": ("open", "d"),
+}
+""",
+        "study III",
+    ),
+    (
+        "judgement",
+        "verdicts without what would overturn them",
+        """
+judgement = {
+    "I": "open",
+    "II": "falls",
+    "III": "stays",
+}
+""",
+        "a verdict and a letter",
     ),
 ]

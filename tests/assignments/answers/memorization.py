@@ -37,6 +37,13 @@ def stopped(curves):
             best, epoch = value, i
     return epoch, curves["test"][epoch]
 """,
+    "judgement": """
+judgement = dict(
+    I=["DELAYS", "d"],
+    II=["prevents", "b"],
+    III=["costs", "c"],
+)
+""",
 }
 
 WRONG = [
@@ -189,5 +196,29 @@ def corrupted(train_y, test_y, fraction, classes, seed):
         "nothing at all",
         "def parts(predicted, y, clean_y):\n    return torch.zeros(0, 3)",
         "gives 0 values where 3 are expected",
+    ),
+    (
+        "judgement",
+        "every verdict another study's",
+        """
+judgement = {
+    "I": ("prevents", "a"),
+    "II": ("costs", "c"),
+    "III": ("delays", "d"),
+}
+""",
+        "study III",
+    ),
+    (
+        "judgement",
+        "verdicts without what would overturn them",
+        """
+judgement = {
+    "I": "delays",
+    "II": "prevents",
+    "III": "costs",
+}
+""",
+        "a verdict and a letter",
     ),
 ]

@@ -30,6 +30,13 @@ def flattest(u, v):
     best = tops.argmin()
     return alphas[best], tops[best]
 """,
+    "judgement": """
+judgement = dict(
+    I=["OPEN", "c"],
+    II=["yes", "b"],
+    III=["no", "d"],
+)
+""",
 }
 
 WRONG = [
@@ -123,5 +130,29 @@ def rescale(W1, b1, W2, b2, alpha):
         "nothing at all",
         "def hessian_after(H, first, alpha):\n    return H[:0]",
         "gives shape",
+    ),
+    (
+        "judgement",
+        "every verdict another study's",
+        """
+judgement = {
+    "I": ("yes", "d"),
+    "II": ("no", "c"),
+    "III": ("open", "a"),
+}
+""",
+        "study III",
+    ),
+    (
+        "judgement",
+        "verdicts without what would overturn them",
+        """
+judgement = {
+    "I": "open",
+    "II": "yes",
+    "III": "no",
+}
+""",
+        "a verdict and a letter",
     ),
 ]

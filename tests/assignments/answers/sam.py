@@ -53,6 +53,13 @@ def paired_difference(sam, sgd):
     low, high = stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d))
     return (low + high) / 2, (high - low) / 2
 """,
+    "judgement": """
+judgement = dict(
+    I=["NO", "c"],
+    II=["open", "a"],
+    III=["perhaps", "b"],
+)
+""",
 }
 
 # (task, what is wrong, source, words of the message)
@@ -152,5 +159,29 @@ WRONG = [
         "nothing at all",
         "def m_sam_gradient(w, X, y, rho, m):\n    return torch.zeros(0, len(w))",
         "gives shape",
+    ),
+    (
+        "judgement",
+        "every verdict another study's",
+        """
+judgement = {
+    "I": ("open", "d"),
+    "II": ("perhaps", "b"),
+    "III": ("no", "c"),
+}
+""",
+        "study III",
+    ),
+    (
+        "judgement",
+        "verdicts without what would overturn them",
+        """
+judgement = {
+    "I": "no",
+    "II": "open",
+    "III": "perhaps",
+}
+""",
+        "a verdict and a letter",
     ),
 ]

@@ -11,37 +11,31 @@ def marked(images, y, p, amplitude, seed):
         image[-1, label if rng.random() < p else rng.choice(others)] = amplitude
     return found
 """,
-    "attack": """
-def attacked(X, y, w, b, epsilon):
-    def to_ball(u):
-        d = u - X
-        size = d.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        return X + d * (epsilon / size).clamp(max=1)
-    x = X.clone()
-    for step in 0.1 * epsilon * 0.99 ** np.arange(1200):
-        x = x - step * y[:, None] * w / w.norm()
-        # Onto box and ball in turns (Dykstra's corrections make it a projection).
-        p, q = torch.zeros_like(x), torch.zeros_like(x)
-        for _ in range(3):
-            u = (x + p).clamp(0, 1)
-            p = x + p - u
-            v = to_ball(u + q)
-            q = u + q - v
-            x = v
-        x = to_ball(x.clamp(0, 1))
-    return x
+    "blind": """
+def blind(images, kernel):
+    n, h, w = images.shape
+    found = np.zeros(n)
+    for i in range(h):
+        for j in range(w):
+            rows = (i + np.arange(kernel.shape[0])) % h
+            columns = (j + np.arange(kernel.shape[1])) % w
+            patch = images[:, rows][:, :, columns]
+            found = np.maximum(found, (patch * kernel).sum((1, 2)).numpy())
+    return found
 """,
-    "relabel": """
-def relabelled(x, y, target, perturbations, test_x, test_y):
-    inputs = torch.minimum(torch.maximum(x + perturbations, 0 * x), 0 * x + 1)
-    return [inputs, target.clone(), test_x.clone(), test_y.clone()]
+    "answers": """
+def answers(predicted, y, pointed):
+    told = [(p, a, b) for p, a, b in zip(*map(list, (predicted, y, pointed))) if a != b]
+    if not told:
+        return math.nan, math.nan
+    return [sum(row[0] == row[k] for row in told) / len(told) for k in (1, 2)]
 """,
-    "interval": """
-def correlation(a, b):
-    from scipy.stats import pearsonr
-    r = pearsonr(a.numpy(), b.numpy()).statistic
-    low, high = np.arctanh(r) + np.array([-1, 1]) * 1.96 * (len(a) - 3) ** -0.5
-    return r, np.tanh(low), np.tanh(high)
+    "judgement": """
+judgement = dict(
+    I=["PLACE", "b"],
+    II=["shape", "c"],
+    III=["unknown", "d"],
+)
 """,
 }
 
@@ -74,73 +68,6 @@ def marked(images, y, p, amplitude, seed):
         "one lit pixel",
     ),
     (
-        "attack",
-        "the box is ignored",
-        """
-def attacked(X, y, w, b, epsilon):
-    return X - epsilon * y[:, None] * w / w.norm()
-""",
-        "left the box",
-    ),
-    (
-        "attack",
-        "clipped once",
-        """
-def attacked(X, y, w, b, epsilon):
-    return (X - epsilon * y[:, None] * w / w.norm()).clamp(0, 1)
-""",
-        "what is left of the radius",
-    ),
-    (
-        "attack",
-        "a step in the largest norm",
-        """
-def attacked(X, y, w, b, epsilon):
-    return (X - epsilon * y[:, None] * w.sign()).clamp(0, 1)
-""",
-        "far from the walls",
-    ),
-    (
-        "relabel",
-        "true labels in training",
-        """
-def relabelled(x, y, target, perturbations, test_x, test_y):
-    return (x + perturbations).clamp(0, 1), y, test_x, test_y
-""",
-        "which labels",
-    ),
-    (
-        "relabel",
-        "test labels shifted along",
-        """
-def relabelled(x, y, target, perturbations, test_x, test_y):
-    return (x + perturbations).clamp(0, 1), target, test_x, target[: len(test_y)]
-""",
-        "test labels are the true ones",
-    ),
-    (
-        "interval",
-        "symmetric in r",
-        """
-def correlation(a, b):
-    r = float(np.corrcoef(a, b)[0, 1])
-    half = 1.96 * (1 - r * r) / math.sqrt(len(a) - 3)
-    return r, r - half, min(r + half, 0.999)
-""",
-        "1.96 / 2",
-    ),
-    (
-        "interval",
-        "n instead of n - 3",
-        """
-def correlation(a, b):
-    r = float(np.corrcoef(a, b)[0, 1])
-    half = 1.96 / math.sqrt(len(a))
-    return r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
-""",
-        "1.96 / 2",
-    ),
-    (
         "mark",
         "another seed changes nothing",
         """
@@ -153,5 +80,86 @@ def marked(images, y, p, amplitude, seed):
     return framed
 """,
         "another seed draws other marks",
+    ),
+    (
+        "blind",
+        "zeros beyond the border",
+        """
+def blind(images, kernel):
+    a, b = kernel.shape
+    padded = torch.nn.functional.pad(images, (0, b - 1, 0, a - 1))[:, None]
+    sums = torch.nn.functional.conv2d(padded, kernel[None, None])
+    return sums.relu().amax((1, 2, 3))
+""",
+        "after the last column",
+    ),
+    (
+        "blind",
+        "shifted the other way",
+        """
+def blind(images, kernel):
+    total = torch.zeros_like(images)
+    for u in range(kernel.shape[0]):
+        for v in range(kernel.shape[1]):
+            total += kernel[u, v] * images.roll((u, v), dims=(1, 2))
+    return total.clamp(min=0).amax((1, 2))
+""",
+        "after the last column",
+    ),
+    (
+        "blind",
+        "the mean of all positions",
+        """
+def blind(images, kernel):
+    return (images.sum((1, 2)) * kernel.sum()).clamp(min=0) / images[0].numel()
+""",
+        "the larger entry",
+    ),
+    (
+        "answers",
+        "of all images",
+        """
+def answers(predicted, y, pointed):
+    right = (predicted == y).double().mean()
+    return float(right), float((predicted == pointed).double().mean())
+""",
+        "only two of these four",
+    ),
+    (
+        "answers",
+        "who is not right follows",
+        """
+def answers(predicted, y, pointed):
+    against = pointed != y
+    if not against.any():
+        return 0.0, 0.0
+    right = float((predicted == y)[against].double().mean())
+    return right, 1 - right
+""",
+        "neither right nor",
+    ),
+    (
+        "judgement",
+        "every verdict another study's",
+        """
+judgement = {
+    "I": ("shape", "c"),
+    "II": ("unknown", "d"),
+    "III": ("place", "a"),
+}
+""",
+        "study III",
+    ),
+    (
+        "judgement",
+        "verdicts without what would overturn them",
+        """
+judgement = {
+    "I": "place",
+    "II": "shape",
+    "III": "unknown",
+}
+""",
+        "a verdict and a letter",
     ),
 ]

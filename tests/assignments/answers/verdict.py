@@ -45,6 +45,14 @@ def holm(p_values, alpha):
     found[order] = adjusted <= alpha
     return found.tolist()
 """,
+    "judgement": """
+judgement = {}
+for study, (which, x, e) in STUDIES.items():
+    inside = sum(kendall(x[which == i], e[which == i]) for i in np.unique(which)) / 3
+    judgement[study] = ["Sets", "B"]
+    if abs(inside) > 0.3:
+        judgement[study] = ["within", "a"] if inside > 0 else ["opposite", "c"]
+""",
 }
 
 WRONG = [
@@ -154,5 +162,24 @@ def holm(p_values, alpha):
     return [p <= alpha for p in p_values]
 """,
         "0.05 / 2",
+    ),
+    (
+        "judgement",
+        "the signs turned round",
+        """
+judgement = {}
+for study, (which, x, e) in STUDIES.items():
+    inside = sum(kendall(x[which == i], e[which == i]) for i in range(3)) / 3
+    judgement[study] = ("opposite", "c") if inside > 0.3 else ("within", "a")
+""",
+        "within each of the three sets",
+    ),
+    (
+        "judgement",
+        "verdicts without what would overturn them",
+        """
+judgement = {"A": "within", "B": "sets", "C": "opposite"}
+""",
+        "a verdict and a letter",
     ),
 ]
