@@ -7,7 +7,7 @@ FLATLAB_SCALE ?= laptop
 PIP_ARGS ?=
 # Processes that run tests.
 WORKERS ?= 2
-# What `make claims` runs.
+# What `make results` and `make claims` run.
 CHAPTERS ?= book
 # Scale of the study, and more arguments for it (on a GPU, which one process fills).
 SCALE ?= $(FLATLAB_SCALE)
@@ -85,8 +85,9 @@ lint: $(READY)
 clean-notebooks: $(READY) ## strip outputs that are not to be committed from the notebooks
 	$(PY) book/_ext/clean_notebooks.py book assignments/source
 
-results: $(READY) ## run every chapter and store what it measures under results/
-	FLATLAB_RESULTS=write OMP_NUM_THREADS=1 $(PY) book/_ext/clean_notebooks.py --execute book
+results: $(READY) ## run CHAPTERS (all) and store what they measure under results/
+	FLATLAB_RESULTS=write OMP_NUM_THREADS=1 \
+		$(PY) book/_ext/clean_notebooks.py --execute $(CHAPTERS)
 
 claims: $(READY) ## run CHAPTERS and store their verdicts; long experiments are only read
 	FLATLAB_RESULTS=claims OMP_NUM_THREADS=1 \
