@@ -829,11 +829,27 @@
 
   // -- where a page has one ------------------------------------------------------------
 
+  // A switch between a network and the static figure before it, which it hides. Out of
+  // sight the network waits.
+  function offerFigure(root) {
+    const figure = root.previousElementSibling;
+    if (!figure?.matches(".live-figure")) return;
+    const button = element("button", { class: "figure-switch", type: "button" }, "Static figure");
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => {
+      button.setAttribute("aria-pressed", String(figure.classList.toggle("figure-shown")));
+    });
+    root.after(button);
+  }
+
   const shown = [];
   globalThis.liveNetwork = { Network, Run, TopEigenvalue, topOf, shown };
 
   function start() {
-    for (const root of document.querySelectorAll(".live-network")) shown.push(new LiveNetwork(root));
+    for (const root of document.querySelectorAll(".live-network")) {
+      shown.push(new LiveNetwork(root));
+      offerFigure(root);
+    }
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();

@@ -315,3 +315,15 @@ def test_without_a_script_and_on_paper_there_is_the_figure(shown):
     page.emulate_media(media="print")
     assert page.get_by_text("The static figure.").is_visible()
     assert not page.locator(".live-network").is_visible()
+
+
+def test_the_static_figure_stays_within_reach(shown):
+    page = shown()
+    figure = page.get_by_text("The static figure.")
+    network = page.locator(".live-network")
+    switch = page.get_by_role("button", name="Static figure")
+    for pressed in (True, False):
+        switch.press("Enter")
+        assert switch.get_attribute("aria-pressed") == str(pressed).lower()
+        assert figure.is_visible() == pressed
+        assert network.is_visible() != pressed
