@@ -85,7 +85,6 @@ class Claim:
     untested: str | None = None
     verdict: str | None = None
     argument: str | None = None
-    tolerance: float = 0.01
 
     def cited(self) -> str:
         """Who says it: ``The post, citing Dinh et al. 2017, Theorem 4``."""
@@ -326,8 +325,7 @@ class Claims:
         stored = self._stored(scale())
         if stored is None:
             return
-        allowed = {id: claim.tolerance for id, claim in self.claims.items()}
-        if found := differences(self.results(), stored, allowed):
+        if found := differences(self.results(), stored):
             when = ", ".join(filter(None, (stored.get("date"), stored.get("commit"))))
             raise RuntimeError(
                 f"chapter {self.chapter!r} does not come out as stored at the scale "
@@ -340,18 +338,15 @@ class Claims:
         return read_results(self.chapter, at, self.registry)
 
 
-def differences(
-    fresh: dict, stored: dict, tolerance: Mapping[str, float] | None = None
-) -> list[str]:
+def differences(fresh: dict, stored: dict) -> list[str]:
     """Say where a fresh run differs from a stored one.
 
     Verdicts must be equal, and the mean of each figure must lie in the stored interval,
-    widened by the half-width of the fresh one and by a tolerance.
+    widened by the half-width of the fresh one and by 1 % of the larger mean.
 
     Args:
         fresh: dict as ``Claims.results`` gives it.
         stored: another, for instance of ``read_results``.
-        tolerance: by claim, relative to the larger of the two means; by default 0.01.
 
     Returns:
         A sentence per difference, naming claim, figure, new and old.
@@ -369,8 +364,7 @@ def differences(
         for label in (label for label in ours if label in theirs):
             a, b = ours[label], theirs[label]
             slack = (a["half_width"] or 0) + (b["half_width"] or 0) + 1e-9
-            relative = (tolerance or {}).get(id, 0.01)
-            slack += relative * max(abs(a["mean"]), abs(b["mean"]))
+            slack += 0.01 * max(abs(a["mean"]), abs(b["mean"]))
             if abs(a["mean"] - b["mean"]) > slack:
                 name = f"{id}, {label}" if label else id
                 found.append(f"{name}: {a['text']}, stored {b['text']}")

@@ -244,6 +244,22 @@ def stored(chapter, name, function, units, folder=None) -> Rows:
 
 
 def _run(path: Path, chapter: str, name: str, function, units: list[dict]) -> None:
+    """Run what is missing, unless another process has done so while this one waited."""
+    before = _written(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with needs("filelock", "study").FileLock(path.with_suffix(".lock")) as lock:
+        try:
+            if _written(path) == before:
+                _write(path, chapter, name, function, units)
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def _write(path: Path, chapter: str, name: str, function, units: list[dict]) -> None:
     parts = path.with_suffix(".units")
     done = sweep(function, units, parts, jobs=1, retry=True, label=f"{chapter}: {name}")
     if not done.complete:

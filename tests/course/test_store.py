@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,30 @@ def test_a_complete_run_starts_again(world):
     world()
     world()
     assert world.calls == [0.1, 0.2] * 2
+
+
+def test_who_comes_second_waits_and_reads_what_the_first_has_written(
+    world, monkeypatch
+):
+    came, real = threading.Semaphore(0), s._written
+
+    def written(path):
+        came.release()
+        return real(path)
+
+    def slowly(rate, seeds):
+        if not world.calls:
+            came.acquire(), came.acquire(), came.acquire()  # the second has asked, too
+        world.calls.append(rate)
+        return {"values": [rate]}
+
+    world.write()
+    monkeypatch.setattr(s, "_written", written)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (threads.submit(world, slowly) for _ in range(2))
+    assert lists(first.result()) == lists(second.result())
+    assert world.calls == [0.1, 0.2]
+    assert list(world.path.parent.iterdir()) == [world.path]
 
 
 def test_nothing_is_stored(world):
