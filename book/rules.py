@@ -17,11 +17,12 @@ from flatlab.course.claims import holds, verdict
 from flatlab.intervals import mean_interval as ci
 
 SAME_ORDER = 0.5  # Kendall's τ: three pairs of four are ordered alike
+EVERY_PAIR = 0.9  # Kendall's τ: nineteen pairs of twenty
 FITTED = 99  # per cent; the lowest fit of random labels in Zhang et al. is 99.34
 CHANCE = 10  # per cent, ten classes
 LIMITED = 95  # per cent of random labels: a fit below has been held back
 EQUAL = 1  # point of clean accuracy that a regulariser may cost: five test images
-STRAIGHT, BENT = 5, 10  # per cent of the rise: a marker's width, seen at a glance
+STRAIGHT = 5  # per cent of the rise: a marker's width
 EXACT = 1e-6  # relative; what rounding in float64 stays well below
 AGREE = 8  # decimal digits in which both sides of an identity agree
 BITS = 0.5  # of information: smaller changes are no phase of training
@@ -49,17 +50,14 @@ def _matching(figures, end):
 
 def P01(figures):
     """At every radius measured, flatter networks have the lower gradient norm around
-    them: the interval of Kendall's τ of top eigenvalue and norm lies above 0.5, three
-    pairs of four in the same order; partly, if it does at one radius.
+    them: Kendall's τ of top eigenvalue and norm lies above 0.9, nineteen pairs of
+    twenty in order; partly, if above 0.5 at some radius (once the mark for all, raised
+    after a run in which one pair of six was out of order).
 
     Overturned by: no radius with an interval above 0.5.
     """
-    orders = [
-        ci(values).low > SAME_ORDER
-        for label, values in figures.items()
-        if label.startswith("r = ")
-    ]
-    return verdict(reproduced=all(orders), partly=any(orders))
+    orders = [ci(v).low for label, v in figures.items() if label.startswith("r = ")]
+    return verdict(reproduced=min(orders) > EVERY_PAIR, partly=max(orders) > SAME_ORDER)
 
 
 # -- Memorization
@@ -95,14 +93,13 @@ def P08(figures):
 
 def P09(figures):
     """The network's test error stays, in the mean, within 5 % of its rise from its own
-    chord; partly, if it may stay within 10 %. A straight line in a figure is no closer.
+    chord: straight to the eye. Partly is the most: this replaced a rule that asked for
+    no bend at all, which a first run had failed.
 
-    Overturned by: an interval beyond 10 %.
+    Overturned by: an interval that reaches beyond 5 %.
     """
     below = ci(figures["network"])
-    line = below.low > -STRAIGHT and below.high < STRAIGHT
-    bent = below.low > BENT or below.high < -BENT
-    return verdict(reproduced=line, partly=not bent)
+    return verdict(partly=below.low > -STRAIGHT and below.high < STRAIGHT)
 
 
 def P11(figures):
@@ -405,14 +402,13 @@ def P14(figures):
 
 def P15(figures):
     """Attacks that move no pixel by more than half a grey level of 16 turn more than
-    half of the images; partly, if more than noise of that size.
+    half of the images; partly (added after a first run), if more than noise of that
+    size.
 
     Overturned by: attacks of that size that turn no more images than noise.
     """
     attack, noise = figures["attack"], figures["noise"]
-    return verdict(
-        reproduced=ci(attack).low > 50, partly=ci(attack - noise).low > 0
-    )  # the second branch was added after a first run, in which it decides
+    return verdict(reproduced=ci(attack).low > 50, partly=ci(attack - noise).low > 0)
 
 
 def P04(figures):

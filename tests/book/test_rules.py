@@ -53,8 +53,8 @@ QUIET = {
 MADE = {
     # -- question
     "P01": three(
-        {"r = 0.01": 0.9, "r = 0.1": 0.9, "r = 1": 0.8},
-        {"r = 1": 0.4},
+        {"r = 0.01": 1, "r = 0.1": 1, "r = 1": 0.95},
+        {"r = 1": 0.7},
         {"r = 0.01": -0.9, "r = 0.1": WIDE, "r = 1": 0.4},
     ),
     # -- memorization
@@ -65,7 +65,7 @@ MADE = {
         {"photographs, then longer by": 3},
         {"photographs, start later by": WIDE, "photographs, then longer by": 3},
     ),
-    "P09": three({"network": 1, "1-NN": 0}, {"network": 7}, {"network": 30}),
+    "P09": {"partly": {"network": 1, "1-NN": 0}, "contradicted": {"network": 7}},
     "P11": either(
         {"wrong fit, best epoch": 4, "truth, best epoch": 88, "wrong fit, end": 100},
         {"wrong fit, best epoch": 40},
