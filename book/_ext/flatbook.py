@@ -23,6 +23,7 @@ from collections import Counter
 from importlib.metadata import files
 from pathlib import Path
 
+from docutils import nodes
 from flatlab.course.claims import Verdict, read_registry, read_verdicts
 from flatlab.course.plots import STYLE
 from fontTools import subset
@@ -325,6 +326,13 @@ def keep_bars(app, what, name, obj, options, lines):
         lines[i] = "``".join(parts)
 
 
+def forget_shared_ids(app, doctree, docname):
+    """Take away the ids that sphinx-exercise gives to every exercise alike."""
+    for section in doctree.findall(nodes.section):
+        shared = {"exercise-content", "solution-content"}
+        section["ids"] = [name for name in section["ids"] if name not in shared]
+
+
 def setup(app):
     """Connect to Sphinx."""
     app.add_config_value("flatbook_assets", "", "html", str)
@@ -333,6 +341,7 @@ def setup(app):
     app.connect("builder-inited", share_visitors)
     app.connect("source-read", write_generated)
     app.connect("autodoc-process-docstring", keep_bars)
+    app.connect("doctree-resolved", forget_shared_ids)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", lighten_icons)
     app.connect("build-finished", load_figures_late)

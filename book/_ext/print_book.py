@@ -53,6 +53,32 @@ STYLE = """
 .contents a { color: inherit; text-decoration: none; }
 """
 
+# Pages of the book that use one id alike, as each has "exercises": on the single page
+# all but the first get names of their own, and so do the links that mean them.
+RENAME = """() => {
+  const taken = new Set();
+  const pages = document.querySelectorAll("span[id^='document-'] + section");
+  [document.documentElement, ...pages].forEach((page, number) => {
+    const inner = [...page.querySelectorAll("span[id^='document-'] + section")];
+    const own = (e) => !inner.some((other) => other.contains(e));
+    const names = new Map();
+    for (const e of [page, ...page.querySelectorAll("[id]")].filter(own)) {
+      if (!e.id) continue;
+      let name = e.id;
+      for (let k = number; taken.has(name); k += pages.length + 1)
+        name = `${e.id}--${k}`;
+      names.set(e.id, name);
+      taken.add((e.id = name));
+    }
+    const links = "a[href^='#'], [for], [aria-labelledby], [aria-describedby]";
+    for (const e of [...page.querySelectorAll(links)].filter(own))
+      for (const key of ["href", "for", "aria-labelledby", "aria-describedby"]) {
+        const [, hash, old] = /^(#?)(.*)/.exec(e.getAttribute(key) ?? "");
+        if (names.has(old)) e.setAttribute(key, hash + names.get(old));
+      }
+  });
+}"""
+
 # The title page, and the contents as yet without numbers.
 FRONT = """() => {
   const make = (tag, name, text = "") =>
@@ -121,7 +147,9 @@ NUMBER = """(pages) => {
 CUT = """() => {
   const wide = (e) => e.clientWidth > 0 && e.scrollWidth > e.clientWidth + 1;
   const boxes = "pre, .cell_input, .cell_output, mjx-container[display=true], table";
+  const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
   return {
+    twice: [...new Set(ids.filter((id, i) => ids.indexOf(id) < i))],
     boxes: [...document.querySelectorAll(`article :is(${boxes})`)]
       .filter(wide).map((e) => e.textContent.trim().slice(0, 60)),
     figures: [...document.images]
@@ -163,8 +191,8 @@ def print_book(folder, target, code=False):
         code: print folded code and the whole reference too.
 
     Returns:
-        A dict: ``shrunk`` formulas, and ``boxes``, ``figures`` and ``errors`` (in
-        formulas) that would not be whole on paper.
+        A dict: ``shrunk`` formulas; ``boxes``, ``figures`` and ``errors`` (in formulas)
+        that would not be whole on paper; ids that stand ``twice``.
     """
     from playwright.sync_api import sync_playwright
 
@@ -179,6 +207,7 @@ def print_book(folder, target, code=False):
         page.emulate_media(media="print")
         page.goto(page_file.resolve().as_uri(), wait_until="load")
         page.add_style_tag(content=STYLE)
+        page.evaluate(RENAME)
         page.evaluate(FRONT)
         shrunk = page.evaluate(PREPARE, code)
         report = {"shrunk": shrunk, **page.evaluate(CUT)}
@@ -214,10 +243,11 @@ def main(arguments=None):
     report = print_book(options.folder, options.target, options.code)
     size = options.target.stat().st_size / 1e6
     print(f"{options.target}: {size:.1f} MB, {report['shrunk']} formulas made smaller")
-    for what in ("boxes", "figures"):
+    wrong = {"boxes": "cut off", "figures": "missing", "twice": "an id used twice"}
+    for what, words in wrong.items():
         for found in report[what]:
-            print(f"cut off ({what}): {found}")
-    return int(bool(report["boxes"] or report["figures"] or report["errors"]))
+            print(f"{words}: {found}")
+    return int(any(report[what] for what in (*wrong, "errors")))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,14 @@ def test_figures_are_fetched_late_into_boxes_of_their_size(soups):
         assert image.get("width") and image.get("height"), image
 
 
+def test_no_page_has_an_id_twice(soups):
+    twice = {}
+    for page, soup in soups.items():
+        ids = Counter(e["id"] for e in soup.find_all(id=True))
+        twice[page.name] = [name for name, n in ids.items() if n > 1]
+    assert {name: found for name, found in twice.items() if found} == {}
+
+
 def test_every_link_within_the_book_leads_somewhere(html, soups):
     everything = {
         path: {e.get("id") or e.get("name") for e in soup.find_all(id=True)}

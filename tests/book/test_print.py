@@ -139,6 +139,7 @@ def test_nothing_is_cut_off(printed):
         "boxes": [],
         "figures": [],
         "errors": 0,
+        "twice": [],
     }
 
 
