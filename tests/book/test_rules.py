@@ -69,6 +69,7 @@ MADE = {
     "P11": either(
         {"wrong fit, best epoch": 4, "truth, best epoch": 88, "wrong fit, end": 100},
         {"wrong fit, best epoch": 40},
+        yes="partly",
     ),
     "P12": three(
         {
