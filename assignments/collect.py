@@ -6,10 +6,12 @@ the text of notebooks are whatever somebody made them.
 
 import ast
 import contextlib
+import io
 import json
 import os
 import re
 import stat
+import time
 import unicodedata
 import zipfile
 from dataclasses import dataclass, field
@@ -53,31 +55,18 @@ class File:
 
 @dataclass
 class Found:
-    """A notebook that is to be graded, or the reason why there is none.
+    """A notebook that is to be graded, or the reason why there is none."""
 
-    Attributes:
-        assignment: its name; "" where there is nothing to grade.
-        file: its name.
-        time: the second in which it was changed last.
-        cells: list of ``(kind, source, ids)``.
-        notes: what was decided, as sentences; they need no look.
-        looks: what a person should look at, as sentences.
-        beside: names of files next to it.
-        readable: whether it is a notebook.
-        copied: whether its time is that of a copy.
-        quizzes: from a chapter to the student's first answers, on the first of a
-            student's.
-    """
-
-    assignment: str = ""
+    assignment: str = ""  # "" where there is nothing to grade
     file: str = ""
-    time: float = 0.0
-    cells: list = field(default_factory=list)
-    notes: list = field(default_factory=list)
-    looks: list = field(default_factory=list)
-    beside: list = field(default_factory=list)
+    time: float = 0.0  # the second in which it was changed last
+    cells: list = field(default_factory=list)  # of ``(kind, source, ids)``
+    notes: list = field(default_factory=list)  # sentences that need no look
+    looks: list = field(default_factory=list)  # sentences that a person should read
+    beside: list = field(default_factory=list)  # names of files next to it
     readable: bool = True
-    copied: bool = False
+    copied: bool = False  # whether its time is that of a copy
+    # From a chapter to first answers; on the first that is found of a student.
     quizzes: dict = field(default_factory=dict)
 
 
@@ -104,11 +93,7 @@ def students(folder):
 
 
 def collect(paths, assignments):
-    """Find what one student handed in.
-
-    Args:
-        paths: what ``students`` says is theirs.
-        assignments: dict from name to ``notebooks.Assignment``.
+    """Find what one student handed in, of the paths that ``students`` says are theirs.
 
     Returns:
         A list of ``Found``: one for each assignment, and one for what fits none.
@@ -242,9 +227,6 @@ def _opened(file, looks):
     """A file, or those in it where it is an archive."""
     if not _is_zip(file.name):
         return [file]
-    import io
-    import time
-
     found = []
     try:
         archive = zipfile.ZipFile(io.BytesIO(file.read()))
@@ -352,9 +334,8 @@ def cells(content):
 
 
 def _decoded(content):
-    for mark, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
-        if content.startswith(mark):
-            return content.decode(encoding, "replace")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -395,16 +376,10 @@ def _looks_like(text):
 
 @dataclass(frozen=True)
 class Step:
-    """One cell of a submission in the order in which it is graded.
+    """One cell of a submission in the order in which it is graded."""
 
-    Attributes:
-        kind: "setup", "student", "test" or "written".
-        id: nbgrader's ``grade_id``; of a cell that the student added, "".
-        source: of the cell.
-    """
-
-    kind: str
-    id: str
+    kind: str  # "setup", "student", "test" or "written"
+    id: str  # nbgrader's ``grade_id``; of a cell that the student added, ""
     source: str
 
 
@@ -415,10 +390,6 @@ def fit(assignment, found):
     in them is kept. Solutions are found by nbgrader's id, by the cell's own, or by what
     they define. Of several copies those filled in before the test count, run in order;
     an untouched one never does. Other cells stay behind the cell that they followed.
-
-    Args:
-        assignment: a ``notebooks.Assignment``.
-        found: list of ``(kind, source, ids)``.
 
     Returns:
         A list of ``Step`` and a list of sentences that a person should read.

@@ -45,37 +45,40 @@ def in_processes(jobs, work, workers, tell=None):
     Returns:
         A dict from key to result; where the process ended without one, to a sentence.
     """
+    waiting, running, results = [(key, 1) for key in jobs], {}, {}
     with tempfile.TemporaryDirectory() as folder:
         paths = {key: Path(folder) / f"{n}.json" for n, key in enumerate(jobs)}
-        return _in_processes(jobs, work, workers, tell, paths)
-
-
-def _in_processes(jobs, work, workers, tell, paths):
-    waiting, running, results = [(key, 1) for key in jobs], {}, {}
-    while waiting or running:
-        while waiting and len(running) < workers:
-            key, attempt = waiting.pop(0)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            child = os.fork()
-            if not child:
-                _child(work, jobs[key], paths[key])
-            running[child] = (key, attempt)
-        child, code = os.wait()
-        if child not in running:
-            continue
-        key, attempt = running.pop(child)
-        try:
-            results[key] = json.loads(paths[key].read_text("utf-8"))
-        except (OSError, ValueError):
-            ended = os.waitstatus_to_exitcode(code)
-            if attempt < ATTEMPTS:
-                waiting.append((key, attempt + 1))  # it may have been another's memory
+        while waiting or running:
+            while waiting and len(running) < workers:
+                key, attempt = waiting.pop(0)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                child = os.fork()
+                if not child:
+                    _child(work, jobs[key], paths[key])
+                running[child] = (key, attempt)
+            child, code = os.wait()
+            if child not in running:
                 continue
-            results[key] = f"The process that graded it ended with {ended}, twice."
-        if tell:
-            tell(key, results[key])
+            key, attempt = running.pop(child)
+            results[key] = _record(paths[key])
+            if results[key] is None:
+                if attempt < ATTEMPTS:  # it may have been another's memory
+                    waiting.append((key, attempt + 1))
+                    continue
+                ended = os.waitstatus_to_exitcode(code)
+                results[key] = f"The process that graded it ended with {ended}, twice."
+            if tell:
+                tell(key, results[key])
     return results
+
+
+def _record(path):
+    """What is in a file of JSON, None where there is none."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _child(work, argument, path):
@@ -97,18 +100,11 @@ def _child(work, argument, path):
 
 def write(path, content):
     """Write JSON all at once or not at all."""
-    text = json.dumps(content, ensure_ascii=True, indent=1)
-    part = path.with_suffix(".part")
-    part.write_text(text + "\n", "utf-8")
-    part.replace(path)
+    report.put(path, json.dumps(content, indent=1) + "\n")
 
 
 class Course:
-    """All that one run of the command shares.
-
-    Args:
-        options: of the command line.
-    """
+    """All that one run of the command shares."""
 
     def __init__(self, options):
         self.options = options
@@ -134,10 +130,7 @@ class Course:
     def job(self, student, found, record):
         """What is to be graded, or None where the record of an earlier run holds.
 
-        Args:
-            student: name.
-            found: of the student, as JSON.
-            record: dict: ``content`` and ``rules`` are digests of what it came from.
+        Its ``content`` and ``rules`` are digests of what it came from.
         """
         assignment, options = self.assignments.get(found["assignment"]), self.options
         rules = [self.code, assignment and assignment.digest, options.variants]
@@ -165,12 +158,8 @@ class Course:
     def failed(self, student, found, reason):
         """The grade, as JSON, of a submission whose process ended."""
         assignment = self.assignments.get(found["assignment"])
-        lost = nothing(assignment) if assignment else []
-        file = Grade(
-            student, found["assignment"], found["file"], found["time"], "look", reason
-        )
-        file.outcomes = lost
-        return asdict(file)
+        which = (found[name] for name in ("assignment", "file", "time"))
+        return asdict(Grade(student, *which, "look", reason, nothing(assignment)))
 
     def graded(self, job):
         """Grade one submission, as JSON."""
@@ -207,14 +196,7 @@ class Course:
 
 
 def grade_all(options):
-    """Grade a folder and write its tables and pages.
-
-    Args:
-        options: what the command line says.
-
-    Returns:
-        A list of ``Grade``, in the order of the students' names.
-    """
+    """Grade a folder, write its tables and pages, and give the list of grades."""
     output, course = options.output, Course(options)
     by_hand = report.ByHand(output)  # which may be wrong: say so before all work
     rules = gradebook.rules(options.submissions)
@@ -235,12 +217,12 @@ def grade_all(options):
             found[student] = theirs
         for one in theirs:
             key = report.slug(f"{student} {one['assignment']}")
-            records[key] = _record(kept / f"{key}.json")
+            records[key] = _record(kept / f"{key}.json") or {}
             job = course.job(student, one, records[key])
             if job:
                 jobs[key] = job
     _calibrate(course, jobs, workers)
-    total, done = len(jobs), []
+    loud, done = os.environ.get("FLATLAB_PROGRESS") != "0", []
 
     def tell(key, result):
         if isinstance(result, str):
@@ -249,17 +231,15 @@ def grade_all(options):
             records[key] = course.record(jobs[key], records[key], result)
             write(kept / f"{key}.json", records[key])
         done.append(key)
-        if os.environ.get("FLATLAB_PROGRESS") != "0":
-            print(f"\r{len(done)} of {total} graded", end="", flush=True)
+        if loud:
+            end = "\n" if len(done) == len(jobs) else ""
+            print(f"\r{len(done)} of {len(jobs)} graded", end=end, flush=True)
 
     in_processes(jobs, course.graded, workers, tell)
-    if os.environ.get("FLATLAB_PROGRESS") != "0":
-        print()
     grades = []
     for record in records.values():
-        grade = Grade(**record["grade"])
-        grade.outcomes = [Outcome(**o) for o in grade.outcomes]
-        grades.append(grade)
+        grades.append(Grade(**record["grade"]))
+        grades[-1].outcomes = [Outcome(**o) for o in grades[-1].outcomes]
     order = list(course.assignments)
     grades.sort(key=lambda g: (g.student, order.index(g.assignment or order[0])))
     for one in grades:
@@ -273,13 +253,6 @@ def grade_all(options):
     if options.results:
         report.put(options.results, json.dumps(gradebook.gradescope(grades[0])))
     return grades
-
-
-def _record(path):
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def _content(student, found):

@@ -68,10 +68,7 @@ def apply_late(grades, course):
 def items(grades, quizzes, output):
     """A row per task: how hard it was, whom it tells apart, what went wrong most.
 
-    Args:
-        grades: list of ``judge.Grade``.
-        quizzes: of each student, a dict from chapter to a dict of right or wrong.
-        output: folder.
+    ``quizzes`` has of each student a dict from chapter to a dict of right or wrong.
     """
     rows, tasks = [], {}
     for theirs in quizzes:
@@ -164,13 +161,13 @@ def exports(grades, assignments, folder, output):
 
 def gradescope(grade):
     """What Gradescope reads from ``results.json``."""
+    names = ("name", "score", "max_score", "output")
     tests = [
-        {
-            "name": o.title or o.id,
-            "score": o.points or 0.0,
-            "max_score": o.most,
-            "output": o.message or "passed",
-        }
+        dict(
+            zip(
+                names, (o.title or o.id, o.points or 0.0, o.most, o.message or "passed")
+            )
+        )
         for o in grade.outcomes
     ]
     return {"score": grade.total, "output": grade.reason, "tests": tests}

@@ -19,52 +19,30 @@ ELSEWHERE = ("ModuleNotFoundError", "ImportError", "FileNotFoundError", "UsageEr
 
 @dataclass
 class Outcome:
-    """What became of one task.
-
-    Attributes:
-        id: of the task.
-        points: given; None where a person has to.
-        most: that could be had.
-        message: for the student.
-        detail: for the instructor, where it says more: it may hold hidden inputs.
-        title: of the task.
-    """
+    """What became of one task."""
 
     id: str
-    points: float | None
+    points: float | None  # None where a person has to give them
     most: float
-    message: str = ""
-    detail: str = ""
+    message: str = ""  # for the student
+    detail: str = ""  # for the instructor, who may see hidden inputs
     title: str = ""
 
 
 @dataclass
 class Grade:
-    """What became of one submission.
-
-    Attributes:
-        student: name.
-        assignment: its name.
-        file: that was graded.
-        time: the second in which it was changed last.
-        status: "graded", "look" (a person should look: see the reason) or "unreadable".
-        reason: in words.
-        outcomes: list of ``Outcome``.
-        steps: list of ``[kind, id, source, remark]``, what the student wrote.
-        late: days after the deadline.
-        share: of the points that these days cost.
-    """
+    """What became of one submission."""
 
     student: str
     assignment: str
     file: str
-    time: float
-    status: str
+    time: float  # the second in which it was changed last
+    status: str  # "graded", "look" (a person should: see the reason) or "unreadable"
     reason: str
-    outcomes: list = field(default_factory=list)
-    steps: list = field(default_factory=list)
-    late: int = 0
-    share: float = 0.0
+    outcomes: list = field(default_factory=list)  # of ``Outcome``
+    steps: list = field(default_factory=list)  # ``[kind, id, source, remark]``
+    late: int = 0  # days after the deadline
+    share: float = 0.0  # of the points that these days cost
 
     @property
     def points(self):
@@ -78,28 +56,23 @@ class Grade:
 
 
 def nothing(assignment, message=""):
-    """No points for any task."""
-    return [
-        Outcome(t.id, 0.0, t.points, message, "", t.title) for t in assignment.tasks
-    ]
+    """No points for any task, where it is known which these were."""
+    tasks = assignment.tasks if assignment else ()
+    return [Outcome(t.id, 0.0, t.points, message, "", t.title) for t in tasks]
 
 
 def judge(student, assignment, found, session, only=None):
-    """Grade one submission.
+    """Grade one submission, or the one task of it whose id is ``only``.
 
     Args:
         student: name.
         assignment: a ``notebooks.Assignment``.
         found: a ``collect.Found``.
         session: a ``run.Session``.
-        only: id of the one task that is wanted; by default all are.
-
-    Returns:
-        A ``Grade``.
     """
     if not found.readable:
         reason = " ".join([*found.notes, *found.looks])
-        lost = nothing(assignment, reason) if assignment else []
+        lost = nothing(assignment, reason)
         name = assignment.name if assignment else ""
         return Grade(student, name, found.file, found.time, "unreadable", reason, lost)
     steps, looks = collect.fit(assignment, found.cells)
@@ -110,11 +83,8 @@ def judge(student, assignment, found, session, only=None):
     for step in steps:
         cell = by_id.get(step.id)
         if step.kind == "written":
-            outcomes.append(
-                Outcome(
-                    cell.id, None, cell.points, "waits for a person", "", cell.title
-                )
-            )
+            words = ("waits for a person", "", cell.title)
+            outcomes.append(Outcome(cell.id, None, cell.points, *words))
             shown.append(["written", step.id, step.source, ""])
         elif step.kind == "test":
             if only in (None, step.id):

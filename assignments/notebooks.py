@@ -54,48 +54,28 @@ VARIANT = re.compile(r"^VARIANT = .*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that grading knows.
+    """A cell that grading knows."""
 
-    Attributes:
-        id: nbgrader's ``grade_id``.
-        own: the id that Jupyter gave it.
-        kind: "setup", "ungraded", "solution", "test" or "written".
-        source: as the instructor has it.
-        released: as students get it.
-        points: the most that can be had; None where there are none.
-        tags: of the cell.
-        names: functions and variables, two tuples, that the solution defines.
-        title: the heading that it stands under.
-    """
-
-    id: str
-    own: str
-    kind: str
-    source: str
-    released: str
-    points: float | None
+    id: str  # nbgrader's ``grade_id``
+    own: str  # the id that Jupyter gave it
+    kind: str  # "setup", "ungraded", "solution", "test" or "written"
+    source: str  # as the instructor has it
+    released: str  # as students get it
+    points: float | None  # the most that can be had; None where there are none
     tags: tuple
-    names: tuple
-    title: str
+    names: tuple  # functions and variables, two tuples, that the solution defines
+    title: str  # the heading that it stands under
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A source notebook.
+    """A source notebook."""
 
-    Attributes:
-        name: of the chapter and of the file.
-        title: its first heading.
-        cells: a tuple of ``Cell``.
-        texts: dict from the id of every other cell to its source.
-        digest: changes with anything in it.
-    """
-
-    name: str
-    title: str
-    cells: tuple
-    texts: dict
-    digest: str
+    name: str  # of the chapter and of the file
+    title: str  # its first heading
+    cells: tuple  # of ``Cell``
+    texts: dict  # from the id of every other cell to its source
+    digest: str  # changes with anything in it
 
     @property
     def tasks(self):
@@ -181,12 +161,9 @@ def variant(source, student):
 
 def for_student(assignment, student):
     """Give the assignment with the student's own numbers."""
+    texts = ("source", "released")
     cells = [
-        replace(
-            cell,
-            source=variant(cell.source, student),
-            released=variant(cell.released, student),
-        )
+        replace(cell, **{k: variant(getattr(cell, k), student) for k in texts})
         for cell in assignment.cells
     ]
     return replace(assignment, cells=tuple(cells))

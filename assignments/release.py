@@ -64,23 +64,13 @@ SECRETS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN T
 
 
 def student_copy(name, folder=notebooks.SOURCE, student=None):
-    """Give the notebook that students get, as an nbformat notebook.
-
-    Args:
-        name: of the assignment.
-        folder: of the assignments.
-        student: whose own numbers it holds; by default everybody's.
-    """
+    """Give the notebook that students get, with the numbers of one where named."""
     notebook = nbformat.read(Path(folder) / name / f"{name}.ipynb", as_version=4)
     resources = {}
     for preprocessor in PREPROCESSORS:
         notebook, resources = preprocessor().preprocess(notebook, resources)
-    left = [
-        secret
-        for secret in SECRETS
-        if any(secret in cell.source for cell in notebook.cells)
-    ]
-    if left:
+    text = "\n".join(cell.source for cell in notebook.cells)
+    if left := [secret for secret in SECRETS if secret in text]:
         raise ValueError(f"{name}: the student's copy still says {', '.join(left)}")
     if student:
         for cell in notebook.cells:
@@ -107,51 +97,52 @@ def wheel(folder):
     return path
 
 
+def pack(path, texts, files):
+    """Pack texts and files, two dicts from the names that they get; give the path."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, file in files.items():
+            archive.write(file, name)
+        for name, text in texts.items():
+            archive.writestr(name, text)
+    return path
+
+
+def grader(rooms="*"):
+    """The grader's files by the names that they have in an archive."""
+    files = sorted([*HERE.glob("*.py"), *HERE.glob("sandboxed/*.py")])
+    kept = [f for f in files if rooms == "*" or f.parent != HERE or f.stem in rooms]
+    return {f"assignments/{file.relative_to(HERE)}": file for file in kept}
+
+
 def check(path, name, folder):
     """Write the file with which students check a notebook at home."""
     rooms = ("__init__", "check", "collect", "confine", "judge", "notebooks", "run")
-    files = [HERE / f"{room}.py" for room in rooms]
-    files += sorted((HERE / "sandboxed").glob("*.py"))
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in files:
-            archive.write(file, f"assignments/{file.relative_to(HERE)}")
-        inside = f"assignments/source/{name}/{name}.ipynb"
-        archive.writestr(inside, nbformat.writes(student_copy(name, folder)))
-        archive.writestr("__main__.py", UNPACKED)
+    copy = nbformat.writes(student_copy(name, folder))
+    texts = {f"assignments/source/{name}/{name}.ipynb": copy, "__main__.py": UNPACKED}
+    pack(path, texts, grader(rooms))
 
 
 def gradescope(path, name, package):
     """Write the autograder of one assignment for Gradescope."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted([*HERE.glob("*.py"), *HERE.glob("sandboxed/*.py")]):
-            archive.write(file, f"assignments/{file.relative_to(HERE)}")
-        inside = f"source/{name}/{name}.ipynb"
-        archive.write(notebooks.SOURCE / name / f"{name}.ipynb", inside)
-        archive.write(package, package.name)
-        archive.writestr("setup.sh", SETUP.format(wheel=package.name))
-        archive.writestr("run_autograder", AUTOGRADER)
+    source = notebooks.SOURCE / name / f"{name}.ipynb"
+    files = {f"source/{name}/{name}.ipynb": source, package.name: package}
+    setup = SETUP.format(wheel=package.name)
+    pack(path, {"setup.sh": setup, "run_autograder": AUTOGRADER}, grader() | files)
 
 
-def release(output, names=None, students=()):
-    """Write all copies.
+def release(output, students=()):
+    """Write all copies, replacing older ones, and give the paths of the zips.
 
-    Args:
-        output: folder; what it held before is replaced.
-        names: of assignments; by default all of them.
-        students: who get a zip each with their own numbers.
-
-    Returns:
-        The paths of the zip files.
+    Each of the students gets a zip with numbers of their own.
     """
     output = Path(output)
-    names = names or notebooks.names()
     for part in ("student", "instructor", "gradescope"):
         shutil.rmtree(output / part, ignore_errors=True)
     (output / "gradescope").mkdir(parents=True)
     zips = []
     with tempfile.TemporaryDirectory() as folder:
         package = wheel(folder)
-        for name in names:
+        for name in notebooks.names():
             home = output / "student" / name
             home.mkdir(parents=True)
             notebook = home / f"{name}.ipynb"
@@ -159,23 +150,16 @@ def release(output, names=None, students=()):
             for file in (package, HERE / "AI-POLICY.md"):
                 shutil.copy(file, home)
             check(home / "check.pyz", name, notebooks.SOURCE)
-            zips.append(packed(home, output / "student" / f"{name}.zip"))
+            files = {f"{name}/{file.name}": file for file in sorted(home.iterdir())}
+            zips.append(pack(output / "student" / f"{name}.zip", {}, files))
+            del files[f"{name}/{name}.ipynb"]
             for student in students:
-                copy = student_copy(name, notebooks.SOURCE, student)
-                nbformat.write(copy, notebook)
-                packed(home, output / "student" / f"{name}-{report.slug(student)}.zip")
+                copy = nbformat.writes(student_copy(name, notebooks.SOURCE, student))
+                own = output / "student" / f"{name}-{report.slug(student)}.zip"
+                pack(own, {f"{name}/{name}.ipynb": copy}, files)
             gradescope(output / "gradescope" / f"{name}.zip", name, package)
-            keep = output / "instructor" / name
-            shutil.copytree(notebooks.SOURCE / name, keep)
+            shutil.copytree(notebooks.SOURCE / name, output / "instructor" / name)
     return zips
-
-
-def packed(home, path):
-    """Pack a folder and give the path of the zip."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(home.iterdir()):
-            archive.write(file, f"{home.name}/{file.name}")
-    return path
 
 
 def main(arguments=None):
@@ -186,10 +170,8 @@ def main(arguments=None):
         "--variants", type=Path, help="file with a student per line: own numbers"
     )
     options = parser.parse_args(arguments)
-    students = ()
-    if options.variants:
-        students = options.variants.read_text("utf-8").split("\n")
-        students = [name.strip() for name in students if name.strip()]
+    listed = options.variants.read_text("utf-8") if options.variants else ""
+    students = [name.strip() for name in listed.split("\n") if name.strip()]
     for path in release(options.output, students=students):
         print(path)
 

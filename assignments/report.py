@@ -72,10 +72,7 @@ def put(path, text):
 
 
 def rows_of(path, needed):
-    """Read a table, as whichever program saved it.
-
-    Returns:
-        A list of dicts; the line of the file is in "".
+    """A table's rows as dicts, whichever program saved it; their line is in "".
 
     Raises:
         SystemExit: a column is missing.
@@ -104,11 +101,7 @@ def rows_of(path, needed):
 
 
 class ByHand:
-    """``manual.csv``: points and comments that a person gave, for any task.
-
-    Args:
-        output: folder that it is in.
-    """
+    """``manual.csv``: points and comments that a person gave, for any task."""
 
     HEAD = ("student", "assignment", "task", "points", "most", "given", "comment")
     HEAD += ("changed", "answer", "version")
@@ -194,14 +187,9 @@ class ByHand:
 
 
 def write(grades, assignments, output, by_hand, book=""):
-    """Write everything that a person reads.
+    """Write everything that a person reads into a folder.
 
-    Args:
-        grades: list of ``judge.Grade``, in order.
-        assignments: dict from name to ``notebooks.Assignment``.
-        output: folder.
-        by_hand: a ``ByHand``.
-        book: address of the book, for links to what a lost task is about.
+    Pages link into the book whose address is given, to what a lost task is about.
     """
     by_hand.save()
     head = ("student", "assignment", "points", "most", "by_hand", "status", "reason")
@@ -248,12 +236,6 @@ def page(student, grades, assignments, book=""):
     )
 
 
-def _late(grade):
-    if not grade.late:
-        return ""
-    return f", {number(grade.total)} after {grade.late} late days"
-
-
 def _assignment(grade, assignment, book):
     title = assignment.title if assignment else "Nothing to grade"
     yield f"<h2>{escape(title)}</h2>"
@@ -261,11 +243,11 @@ def _assignment(grade, assignment, book):
         yield f'<p class="remark">{escape(clean(grade.reason))}</p>'
     if not assignment:
         return
-    open_ones = any(o.points is None for o in grade.outcomes)
+    so_far = " so far" if any(o.points is None for o in grade.outcomes) else ""
+    late = f", {number(grade.total)} after {grade.late} late days" if grade.late else ""
     yield (
-        f"<p>{number(grade.points)} of {number(assignment.points)} points"
-        f"{' so far' if open_ones else ''}"
-        f"{_late(grade)}; file: {escape(clean(grade.file))}</p>"
+        f"<p>{number(grade.points)} of {number(assignment.points)} points{so_far}{late}"
+        f"; file: {escape(clean(grade.file))}</p>"
         '<table><thead><tr><th scope="col">Task</th><th scope="col">Points</th>'
         '<th scope="col">What the test said</th></tr></thead><tbody>'
     )

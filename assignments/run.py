@@ -8,22 +8,14 @@ from assignments.confine import Sandbox, SandboxError
 
 @dataclass
 class Limits:
-    """Seconds that a submission may work or sleep.
+    """Seconds that a submission may work or sleep."""
 
-    Attributes:
-        cell: for a cell, at least.
-        test: for all that one test asks for, at least.
-        added: for all cells together that the student added, before each of the others
-            gets ``test`` only.
-        times: how many times what the model solution takes on this machine.
-        model: dict from a cell's id to what the model solution took.
-    """
-
-    cell: float = 60.0
-    test: float = 20.0
+    cell: float = 60.0  # for a cell, at least
+    test: float = 20.0  # for all that one test asks for, at least
+    # For all cells together that the student added; each after that gets ``test``.
     added: float = 120.0
-    times: float = 20.0
-    model: dict = field(default_factory=dict)
+    times: float = 20.0  # how many times what the model solution takes here,
+    model: dict = field(default_factory=dict)  # by the ids of cells
 
     def of(self, kind, id):
         """The limit of one step, rounded up so that it is the same in every run."""

@@ -1,16 +1,15 @@
 """Every assignment: right answers of any style pass, the usual mistakes do not."""
 
-import contextlib
 import importlib.util
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import Inside
 from docutils.nodes import make_id
 
 from assignments import collect, judge, notebooks, release
-from assignments.sandboxed import plain
 
 NAMES = notebooks.names()
 HERE = Path(__file__).parent
@@ -38,35 +37,6 @@ def submitted(name, given=(), written="I think so."):
         elif cell.cell_type == "markdown" and cell.metadata.get("nbgrader"):
             cell.source = written
     return nbformat.writes(notebook)
-
-
-class Inside:
-    """A student's side without walls, for answers that are known to be harmless.
-
-    Values still cross as plain data, as they do in grading.
-    """
-
-    def __init__(self):
-        self.space, self.ends, self.failed = {}, [], []
-
-    def step(self, kind, id):
-        return contextlib.nullcontext()
-
-    def run(self, cell):
-        try:
-            exec(cell, self.space)
-        except Exception as error:
-            self.failed.append(error)
-            raise
-
-    def call(self, name, args, kwargs):
-        content = plain.encode((list(args), kwargs))
-        args, kwargs = plain.decode(content)
-        found = plain.decode(plain.encode(self.space[name](*args, **kwargs)))
-        return found, plain.encode((args, kwargs)) != content
-
-    def value(self, name):
-        return plain.decode(plain.encode(self.space[name]))
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import toy
+from conftest import Inside
 
 from assignments import collect, judge, notebooks, release
 from assignments.run import Limits, Session
@@ -15,18 +16,27 @@ FULL = {f"test-{name}": points for name, points in toy.POINTS.items()} | {"why":
 NONE = {id: points and 0 for id, points in FULL.items()}
 
 
+def judged(text, toys, session):
+    found = collect.Found("toy", "toy.ipynb", cells=collect.cells(text.encode()))
+    return judge.judge("ada", notebooks.read("toy", toys), found, session)
+
+
 @pytest.fixture
 def graded(toys, confined):
     def run(text):
-        assignment = notebooks.read("toy", toys)
-        found = collect.Found("toy", "toy.ipynb", cells=collect.cells(text.encode()))
         session = Session(Limits(cell=3, test=2, added=6))
         try:
-            return judge.judge("ada", assignment, found, session)
+            return judged(text, toys, session)
         finally:
             session.close()
 
     return run
+
+
+@pytest.fixture
+def answered(toys):
+    """Without walls, which cost a second each: for what is about values alone."""
+    return lambda text: judged(text, toys, Inside())
 
 
 def points(found):
@@ -46,8 +56,17 @@ def test_right_answers_get_all_points(graded):
     assert (found.status, found.reason, found.points) == ("graded", "", toy.MOST)
 
 
-def test_wrong_answers_get_none_and_are_told_why(graded):
-    found = graded(toy.submission(toy.WRONG))
+def test_an_exception_of_any_class_crosses_the_wall_by_name(graded):
+    answers = {"norm": "def norm(v):\n    raise EOFError('it')"}
+    answers["parts"] = "class Own(Exception): pass\ndef ends(v):\n    raise Own"
+    found = graded(toy.submission(answers))
+    assert points(found) == FULL | {"test-norm": 0, "test-parts": 0}
+    assert message(found, "norm") == "EOFError: it"
+    assert message(found, "parts").endswith("Own")
+
+
+def test_wrong_answers_get_none_and_are_told_why(answered):
+    found = answered(toy.submission(toy.WRONG))
     assert points(found) == NONE
     assert found.status == "graded"
     assert message(found, "double") == "double(2) is 4"
@@ -55,8 +74,8 @@ def test_wrong_answers_get_none_and_are_told_why(graded):
     assert message(found, "answer") == "the product is wrong"
 
 
-def test_parts_of_a_task_give_points_of_their_own(graded):
-    found = graded(toy.submission({"parts": "def ends(v):\n    return 0.0, v.max()"}))
+def test_parts_of_a_task_give_points_of_their_own(answered):
+    found = answered(toy.submission({"parts": "def ends(v):\n    return 0.0, v.max()"}))
     assert points(found) == FULL | {"test-parts": 2}
     assert message(found, "parts") == "the smallest: low is the smallest"
 
@@ -65,14 +84,13 @@ def test_parts_of_a_task_give_points_of_their_own(graded):
     "body, words",
     [
         ("return 1 / 0", "ZeroDivisionError"),
-        ("raise EOFError", "EOFError"),
         ("pass", "is there a return?"),
         ("return np.zeros((0, 1))", "shape (0, 1) where a number is expected"),
         ("return 'five'", "text where a number is expected"),
     ],
 )
-def test_a_task_that_fails_costs_itself_only_and_says_why(graded, body, words):
-    found = graded(toy.submission({"norm": f"def norm(v):\n    {body}"}))
+def test_a_task_that_fails_costs_itself_only_and_says_why(answered, body, words):
+    found = answered(toy.submission({"norm": f"def norm(v):\n    {body}"}))
     assert points(found) == FULL | {"test-norm": 0}
     assert words in message(found, "norm")
 
@@ -122,8 +140,8 @@ SAME = {
 
 
 @pytest.mark.parametrize("form", SAME)
-def test_the_same_value_in_another_form_passes(graded, form):
-    assert points(graded(toy.submission({"norm": SAME[form]}))) == FULL
+def test_the_same_value_in_another_form_passes(answered, form):
+    assert points(answered(toy.submission({"norm": SAME[form]}))) == FULL
 
 
 @pytest.mark.parametrize(
@@ -137,14 +155,14 @@ def test_the_same_value_in_another_form_passes(graded, form):
         "(2 * x).astype(object)",
     ],
 )
-def test_the_same_vector_in_another_form_passes(graded, body):
+def test_the_same_vector_in_another_form_passes(answered, body):
     source = f"def double(x):\n    return {body} if np.ndim(x) else 2 * x"
-    assert points(graded(toy.submission({"double": source}))) == FULL
+    assert points(answered(toy.submission({"double": source}))) == FULL
 
 
-def test_functions_that_change_their_arguments_are_told(graded):
+def test_functions_that_change_their_arguments_are_told(answered):
     source = "def double(x):\n    x *= 2\n    return x"
-    found = graded(toy.submission({"double": source}))
+    found = answered(toy.submission({"double": source}))
     assert points(found) == FULL | {"test-double": 0}
     assert "changes its arguments" in message(found, "double")
 

@@ -6,9 +6,10 @@ def marked(images, y, p, amplitude, seed):
     rng = np.random.default_rng(seed)
     found = np.zeros((len(y), 10, 10))
     found[:, 1:-1, 1:-1] = images
-    for image, label in zip(found, y.tolist()):
-        others = [c for c in range(10) if c != label]
-        image[-1, label if rng.random() < p else rng.choice(others)] = amplitude
+    column = y.numpy().copy()
+    lies = rng.random(len(y)) >= p
+    column[lies] = (column[lies] + rng.integers(1, 10, lies.sum())) % 10
+    found[range(len(y)), -1, column] = amplitude
     return found
 """,
     "blind": """
