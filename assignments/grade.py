@@ -270,6 +270,8 @@ def _calibrate(course, jobs, workers):
     if not names:
         return
     confine.require()
+    if os.environ.get("FLATLAB_PROGRESS") != "0":
+        print(f"Running the model solutions first: {', '.join(names)} ...", flush=True)
     for name in names:
         _import(course.assignments[name])
     found = in_processes({n: n for n in names}, course.measured, workers)

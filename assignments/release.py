@@ -133,7 +133,7 @@ def gradescope(path, name, package):
 def release(output, students=()):
     """Write all copies, replacing older ones, and give the paths of the zips.
 
-    Each of the students gets a zip with numbers of their own.
+    Each of the students gets a zip with numbers of their own, where there are any.
     """
     output = Path(output)
     for part in ("student", "instructor", "gradescope"):
@@ -153,7 +153,8 @@ def release(output, students=()):
             files = {f"{name}/{file.name}": file for file in sorted(home.iterdir())}
             zips.append(pack(output / "student" / f"{name}.zip", {}, files))
             del files[f"{name}/{name}.ipynb"]
-            for student in students:
+            shared = notebook.read_text("utf-8")
+            for student in students if '"VARIANT = ' in shared else ():
                 copy = nbformat.writes(student_copy(name, notebooks.SOURCE, student))
                 own = output / "student" / f"{name}-{report.slug(student)}.zip"
                 pack(own, {f"{name}/{name}.ipynb": copy}, files)
