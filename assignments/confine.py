@@ -318,16 +318,16 @@ class Sandbox:
                         self.lines.get_nowait()
 
     def _waits_for_us(self):
-        # On a busy machine it may be this side that is slow to take an answer.
+        # On a busy machine it may be this side that is slow to take what is written.
         if not self.watched:
             return False
         import fcntl
         import termios
 
-        try:
-            waiting = fcntl.ioctl(self.process.stdout, termios.FIONREAD, bytes(4))
-        except (OSError, ValueError):
-            return False
+        waiting = b""
+        for pipe in (self.process.stdout, self.process.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                waiting += fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
         return bool(self.rest) or any(waiting) or not self.lines.empty()
 
     def _watch(self):
