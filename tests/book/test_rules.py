@@ -349,7 +349,7 @@ MADE = {
     ),
     # -- flatness
     "P02": proved({"below zero, %": 0, "ratio": 70}, {"below zero, %": 100}),
-    "P28": three({"flat": 3, "sharp": 5}, {"sharp": 3.5}, {"sharp": 2}),
+    "P28": either({"flat": 3, "sharp": 3.5}, {"sharp": 2}, yes="partly"),
     "P29": either({"tau, bits and error": 0.8}, {"tau, bits and error": WIDE}),
     "P30": either(
         {"λmax, 100, lr .01, doublings": 2, "points lost, 100, lr .01": 3},
@@ -546,9 +546,12 @@ MADE = {
     "adaptive-sharpness-is-invariant": proved(
         {"by weight": 0, "by filter": 0}, {"by filter": 1}
     ),
-    "asam-beats-sam": three(
-        {"above SGD": 2, "above SAM": 1}, {"above SAM": WIDE}, {"above SGD": WIDE}
-    ),
+    "asam-beats-sam": {
+        "reproduced": {"above SGD": 2, "above SAM": 1},
+        "partly": {"above SAM": WIDE},
+        "not at this scale": {"above SGD": WIDE},
+        "contradicted": {"above SGD": [-0.1, 0.1, -0.1, 0.1]},
+    },
     "adaptive-sharpness-correlates-better": three(
         {
             f"{what}, {size}": value
