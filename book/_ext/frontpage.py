@@ -4,6 +4,7 @@ Marks in a page are replaced by what the results say:
 
 - ``<!-- answer -->``: the course's answer in two sentences.
 - ``<!-- claims in one picture -->``: how many claims held, as a picture.
+- ``<!-- scoreboard -->``: the verdicts by kind, and a row for every claim.
 - ``<!-- live network: lr=0.1 fork-rho=0.1 -->``: the network that trains in the page,
   with the settings to start from; works in notebooks too.
 
@@ -17,10 +18,11 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
-from flatlab.course.claims import read_registry, read_verdicts
+from flatlab.course.claims import KINDS, read_registry, read_verdicts
 
 ANSWER = "<!-- answer -->"
 PICTURE = "<!-- claims in one picture -->"
+BOARD = "<!-- scoreboard -->"
 LIVE = re.compile(r"<!-- live network:?([^>]*?)-->")
 
 # What the verdicts come to, whatever the kind of claim.
@@ -124,6 +126,52 @@ def picture(root):
     )
 
 
+def scoreboard(root):
+    """Verdicts by kind, and every claim with its verdict and the way to its card."""
+    registry = root / "book" / "claims.toml"
+    claims, found = read_registry(registry), read_verdicts("laptop", registry)
+    title = {k: k.replace("_", " ") for k in (c.chapter for c in claims.values())}
+    kinds = []
+    for kind in KINDS:
+        own = Counter(str(found[id]) for id, c in claims.items() if c.kind == kind)
+        parts = ", ".join(f"{n} {verdict}" for verdict, n in own.most_common())
+        kinds.append(f"<li><strong>{kind}</strong>, {own.total()}: {parts}</li>")
+
+    def choice(name, values):
+        options = "".join(f'<option value="{v}">{t}</option>' for v, t in values)
+        return (
+            f'<label>{name} <select name="{name}"><option value="">all</option>'
+            f"{options}</select></label> "
+        )
+
+    verdicts = list(dict.fromkeys(str(verdict) for verdict in found.values()))
+    rows = []
+    for id, claim in claims.items():
+        verdict, slug = found[id], str(found[id]).replace(" ", "-")
+        why = f"<br>Not tested: {claim.untested}." if claim.untested else ""
+        rows.append(
+            f'<tr data-chapter="{claim.chapter}" data-kind="{claim.kind}" '
+            f'data-verdict="{verdict}"><th scope="row">'
+            f'<a href="{claim.chapter}.html#{id}">{id}</a>: '
+            f"{html.escape(claim.statement)}{why}</th><td>{title[claim.chapter]}</td>"
+            f"<td>{html.escape(claim.cited())}</td><td>{claim.kind}</td>"
+            f'<td><span class="verdict verdict-{slug}">{verdict}</span></td></tr>'
+        )
+    head = "".join(
+        f'<th scope="col">{name}</th>'
+        for name in ("Claim", "Chapter", "Source", "Kind", "Verdict")
+    )
+    chosen = choice("chapter", title.items())
+    chosen += choice("kind", [(kind, kind) for kind in KINDS])
+    chosen += choice("verdict", [(verdict, verdict) for verdict in verdicts])
+    return (
+        f"<ul>{''.join(kinds)}</ul>"
+        f'<form class="scoreboard-filter" hidden>{chosen}<output></output></form>'
+        '<table class="scoreboard"><caption>All claims of the book</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
 def live(root, settings):
     """The live network, with the figure that stands for it on paper."""
     attributes = "".join(
@@ -149,6 +197,8 @@ def replace_marks(app, docname, source):
         text = text.replace(ANSWER, written(answer(root)))
     if PICTURE in text:
         text = text.replace(PICTURE, written(picture(root)))
+    if BOARD in text:
+        text = text.replace(BOARD, written(scoreboard(root)))
     source[0] = LIVE.sub(lambda match: written(live(root, match[1])), text)
 
 

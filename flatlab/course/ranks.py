@@ -1,22 +1,20 @@
 """Does a measure order networks by an outcome, and is it more than a shared cause?
 
-All functions take one number per network. Only orders matter, so that a measure may be
-replaced by its logarithm. How far to trust a number is found by drawing networks, or
-whole groups of them, again (the bootstrap).
+Only orders matter, so that a measure may be replaced by its logarithm. What is compared
+is compared **within training sets**: a pair of networks that learned different examples
+says as much about the examples as about the networks. How far to trust a number is
+found by drawing training sets and settings again (the bootstrap).
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from flatlab.intervals import Interval, mean_interval
-
-# Pairs of values that an environment needs to count.
-FEWEST_PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -32,39 +30,29 @@ class RankCorrelation:
 
 
 @dataclass(frozen=True)
-class Granulated:
-    """Rank correlation along one setting at a time, all others held fixed."""
+class Change:
+    """What goes with a change of one setting, all others and the training set fixed."""
 
-    value: float  # mean over the axes, between -1 and 1
-    # of an interval for the value: the mean of those of the axes, which is too wide
-    # rather than too narrow, as the axes share their networks
-    half_width: float
-    axes: dict[str, Interval]  # of every axis, over groups that differ in it alone
+    axis: str
+    first: object
+    last: object
+    measure: Interval  # mean difference of the measure's normal scores within sets
+    outcome: Interval  # mean difference of the outcome
+    wrong: Interval  # share of pairs that measure and outcome order differently
+
+    def __str__(self) -> str:
+        ends = (
+            f"{v:g}" if isinstance(v, float) else v for v in (self.first, self.last)
+        )
+        return f"{self.axis.replace('_', ' ')} {' → '.join(map(str, ends))}"
 
 
 @dataclass(frozen=True)
-class SignErrors:
-    """How often a measure gets the direction of an intervention wrong."""
+class Prediction:
+    """How well an outcome is predicted for settings that the fit has not seen."""
 
-    # (axis, from, to): one setting changed, all others held fixed
-    environments: tuple[tuple[str, object, object], ...]
-    errors: np.ndarray  # (environments,) share of pairs ordered wrongly, ties half
-    pairs: np.ndarray  # (environments,) number of pairs behind each
-
-    @property
-    def mean(self) -> float:
-        """Average over environments, each counting alike."""
-        return float(self.errors.mean())
-
-    @property
-    def worst(self) -> float:
-        """The largest error of an environment: 1 is a measure that is always wrong."""
-        return float(self.errors.max())
-
-    @property
-    def worst_environment(self) -> tuple[str, object, object]:
-        """Where the largest error occurs."""
-        return self.environments[int(self.errors.argmax())]
+    r2: float  # share of the variance within training sets
+    signs: float  # share of pairs within training sets in the right order
 
 
 def _column(name: str, values, n: int | None = None) -> np.ndarray:
@@ -87,24 +75,35 @@ def _signs(values: np.ndarray) -> np.ndarray:
     return np.sign(values[None] - values[:, None]).astype(np.float32)
 
 
-def _draws(n: int, clusters, samples: int, seed: int) -> np.ndarray:
-    """How often each network occurs in each bootstrap sample: (samples, n)."""
-    if clusters is None:
-        clusters = np.arange(n)
-    _, member = np.unique(np.asarray(clusters), return_inverse=True)
-    if member.shape != (n,):
-        raise ValueError(
-            f"clusters has the shape {np.shape(clusters)}, expected one for each of "
-            f"{n} networks"
-        )
-    count = member.max() + 1
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(count, np.full(count, 1 / count), size=samples)
-    return times[:, member].astype(np.float32)
+def _codes(values) -> np.ndarray:
+    return np.unique(np.asarray(values), return_inverse=True)[1].ravel()
 
 
-def _interval(value: float, draws: np.ndarray, level: float, n: int) -> RankCorrelation:
-    draws = draws[np.isfinite(draws)]
+def _cells(*columns) -> np.ndarray:
+    """One number per combination of values."""
+    rows = np.stack([_codes(c) for c in columns], 1)
+    return np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+
+
+def _times(count: int, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of ``count`` is drawn: a row of ones, then the samples."""
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=samples)
+    return np.concatenate([np.ones((1, count)), drawn]).astype(np.float32)
+
+
+def _tau(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """τ_b of networks that occur so often, (samples, n): (samples,)."""
+    sx, sy = _signs(x), _signs(y)
+
+    def total(matrix):
+        return ((times @ matrix) * times).sum(1, dtype=np.float64)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total(sx * sy) / np.sqrt(total(np.abs(sx)) * total(np.abs(sy)))
+
+
+def _interval(found: np.ndarray, n: int, level: float = 0.95) -> RankCorrelation:
+    value, draws = found[0], found[1:][np.isfinite(found[1:])]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     error = float(draws.std(ddof=1))
     z = abs(value) / error if error > 0 else math.inf
@@ -113,10 +112,8 @@ def _interval(value: float, draws: np.ndarray, level: float, n: int) -> RankCorr
     )
 
 
-def kendall(
-    x, y, *, clusters=None, samples: int = 200, level: float = 0.95, seed: int = 0
-) -> RankCorrelation:
-    """Kendall's τ, corrected for ties (τ_b), with a bootstrap interval.
+def kendall(x, y, *, samples: int = 200, seed: int = 0) -> RankCorrelation:
+    """Kendall's τ, corrected for ties (τ_b), over networks drawn again.
 
     τ is the share of pairs of networks that x and y order alike less the share that
     they order differently; τ_b divides by the geometric mean of the shares that x and
@@ -125,26 +122,14 @@ def kendall(
     Args:
         x: (n,) measure.
         y: (n,) outcome.
-        clusters: (n,) label of the group that each network is drawn with, for instance
-            the seeds of one setting; by default each network by itself.
         samples: bootstrap samples.
-        level: of the interval.
         seed: of the draws.
     """
     x, y = _column("x", x), _column("y", y, len(x))
-    sx, sy = _signs(x), _signs(y)
-    if not sx.any() or not sy.any():
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError("all values are equal: there is nothing to order")
-    draws = np.concatenate(
-        [np.ones((1, len(x)), np.float32), _draws(len(x), clusters, samples, seed)]
-    )
-
-    def total(matrix):
-        return ((draws @ matrix) * draws).sum(1, dtype=np.float64)
-
-    with np.errstate(invalid="ignore", divide="ignore"):
-        tau = total(sx * sy) / np.sqrt(total(np.abs(sx)) * total(np.abs(sy)))
-    return _interval(tau[0], tau[1:], level, len(x))
+    times = _times(len(x), samples, np.random.default_rng(seed))
+    return _interval(_tau(x, y, times), len(x))
 
 
 def pairs_along(
@@ -162,11 +147,9 @@ def pairs_along(
     """
     if axis not in settings:
         raise ValueError(f"axis is {axis!r}, expected one of {list(settings)}")
-    others = [_codes(v) for name, v in settings.items() if name != axis]
+    others = [v for name, v in settings.items() if name != axis]
     own = _codes(settings[axis])
-    rows = np.stack(others, 1) if others else np.zeros((len(own), 1), int)
-    _, group = np.unique(rows, axis=0, return_inverse=True)
-    group = group.ravel()
+    group = _cells(*others) if others else np.zeros(len(own), int)
     order = np.lexsort((own, group))
     first, second = [], []
     for step in range(1, int(np.bincount(group).max())):
@@ -179,188 +162,185 @@ def pairs_along(
     return first, second, group[first]
 
 
-def _codes(values) -> np.ndarray:
-    return np.unique(np.asarray(values), return_inverse=True)[1].ravel()
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Networks of many settings, trained on several training sets, with one outcome.
 
-
-def granulated(
-    x, y, settings: Mapping[str, Sequence], *, level: float = 0.95
-) -> Granulated:
-    """Granulated rank correlation: τ along each setting, all others held fixed.
-
-    Networks that differ in one setting alone form a group; τ is averaged over the
-    groups of a setting (ψ), and ψ over the settings (Ψ). A measure that only follows
-    one setting, such as the width, is good along that axis and useless along the rest
-    (Jiang et al. 2020, section 3).
-
-    Args:
-        x: (n,) measure.
-        y: (n,) outcome.
-        settings: name to (n,) values. Settings in which no two networks differ alone
-            have no axis.
-        level: of the intervals over groups.
+    Every statistic compares networks of one training set and averages over the sets,
+    each counting alike. Intervals draw both again, sets and settings: they speak of new
+    training sets of these kinds, and of new settings from where these come from.
     """
-    x, y = _column("x", x), _column("y", y, len(x))
-    axes = {}
-    for axis in settings:
-        i, j, group = pairs_along(settings, axis)
-        if not len(i):
-            continue
-        agree = np.sign(x[j] - x[i]) * np.sign(y[j] - y[i])
-        _, place = np.unique(group, return_inverse=True)
-        tau = np.bincount(place, agree) / np.bincount(place)
-        axes[axis] = mean_interval(tau, level)
-    if not axes:
-        raise ValueError("no two networks differ in one setting alone")
-    found = [(a.mean, a.half_width) for a in axes.values()]
-    value, half = np.mean(found, axis=0)
-    return Granulated(float(value), float(half), axes)
 
+    outcome: np.ndarray  # (n,)
+    sets: np.ndarray  # (n,) label of the training set
+    settings: Mapping[str, np.ndarray]  # name to (n,) values
+    kinds: np.ndarray | None = None  # (n,) sets of one kind differ by the draw alone
+    samples: int = 200
 
-def conditional_independence(
-    x, y, settings: Mapping[str, Sequence], *, most: int = 2
-) -> tuple[float, tuple[str, ...]]:
-    """How much the order by x tells about the order by y beyond any few settings.
+    def __post_init__(self) -> None:
+        n = len(self.outcome)
+        _column("outcome", self.outcome)
+        if len(self.sets) != n or any(len(v) != n for v in self.settings.values()):
+            raise ValueError(f"sets and settings must have one value for each of {n}")
 
-    For pairs of networks let V_x and V_y say which of the two has the larger value.
-    Given the values U_S that both networks have of a set S of settings, the mutual
-    information I(V_x; V_y | U_S) is divided by H(V_y | U_S); the score is the smallest
-    over all S of up to ``most`` settings. It is 0 where some few settings explain the
-    whole correlation, and 1 where x orders all pairs as y does (Jiang et al. 2020,
-    section 3, after the inductive causation algorithm).
+    @cached_property
+    def setting(self) -> np.ndarray:
+        """(n,) a number per combination of settings."""
+        return _cells(*self.settings.values())
 
-    The direction of the dependence does not matter: a measure that is always wrong
-    scores 1 as well. The estimate is a little above 0 where the truth is 0.
+    @cached_property
+    def _parts(self) -> list[np.ndarray]:
+        codes = _codes(self.sets)
+        return [np.flatnonzero(codes == s) for s in range(codes.max() + 1)]
 
-    Args:
-        x: (n,) measure.
-        y: (n,) outcome.
-        settings: name to (n,) values.
-        most: settings in S.
+    @cached_property
+    def _drawn(self) -> tuple[np.ndarray, np.ndarray]:
+        """How often sets, and how often settings, occur in each sample."""
+        rng = np.random.default_rng(0)
+        sets = _times(len(self._parts), self.samples, rng)
+        return sets, _times(self.setting.max() + 1, self.samples, rng)
 
-    Returns:
-        The score, and the S where it is attained.
-    """
-    x, y = _column("x", x), _column("y", y, len(x))
-    sx, sy = _signs(x), _signs(y)
-    able = ((sx != 0) & (sy != 0)).astype(np.float32)
-    alike, sx, sy = sx * sy, sx * able, sy * able
-    codes = {name: _codes(values) for name, values in settings.items()}
-    codes = {name: c for name, c in codes.items() if c.max() > 0}
-    best = (math.inf, ())
-    for size in range(min(most, len(codes)) + 1):
-        for names in combinations(codes, size):
-            cell = np.zeros(len(x), int)
-            for name in names:
-                cell = cell * (codes[name].max() + 1) + codes[name]
-            where = np.eye(cell.max() + 1, dtype=np.float32)[_codes(cell)]
-            sums = [where.T @ (m @ where) for m in (able, alike, sx, sy)]
-            best = min(best, (_normalised_information(*sums), names))
-    return best
+    def within(self, values) -> np.ndarray:
+        """Normal scores of the values among the networks of the same training set."""
+        values = _column("values", values, len(self.outcome))
+        scores = np.zeros(len(values))
+        for part in self._parts:
+            scores[part] = _normal_scores(values[part])
+        return scores
 
-
-def _normalised_information(n, alike, sx, sy) -> float:
-    """I(V_x; V_y | U) / H(V_y | U) from sums of signs over the pairs of every U."""
-    n, alike, sx, sy = (np.asarray(m, np.float64).ravel() for m in (n, alike, sx, sy))
-    joint = np.stack(
-        [(n + a * sx + b * sy + a * b * alike) / 4 for a in (-1, 1) for b in (-1, 1)]
-    ).reshape(2, 2, -1)
-
-    def entropy(counts):  # of V given U, times the number of pairs
-        counts = counts.clip(0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return -np.nansum(counts * np.log(counts / n))
-
-    h_x, h_y = entropy(joint.sum(1)), entropy(joint.sum(0))
-    return float((h_x + h_y - entropy(joint)) / h_y) if h_y > 0 else 0.0
-
-
-def sign_errors(
-    x, y, settings: Mapping[str, Sequence], *, resolution: float = 0.0
-) -> SignErrors:
-    """Wrong directions under each intervention on one setting.
-
-    An environment is a change of one setting from one value to another. Its error is
-    the share of pairs of networks, equal but for that change, which x and y order
-    differently; 0.5 is guessing. What holds on average may fail in one environment,
-    so the largest error counts (Dziugaite et al. 2020, sections 2 and 4, who weigh
-    pairs by how sure the order of y is; here pairs whose y differs by less than
-    ``resolution`` are left out).
-
-    Args:
-        x: (n,) measure.
-        y: (n,) outcome.
-        settings: name to (n,) values.
-        resolution: difference of y below which its sign is not known.
-    """
-    x, y = _column("x", x), _column("y", y, len(x))
-    found = []
-    for axis, values in settings.items():
-        values = np.asarray(values)
-        i, j, _ = pairs_along(settings, axis)
-        clear = np.abs(y[j] - y[i]) > resolution
-        i, j = i[clear], j[clear]
-        ends = list(zip(values[i].tolist(), values[j].tolist(), strict=True))
-        wrong = 0.5 - 0.5 * np.sign(x[j] - x[i]) * np.sign(y[j] - y[i])
-        for change in sorted(set(ends)):
-            here = np.array([end == change for end in ends])
-            if here.sum() >= FEWEST_PAIRS:
-                found.append(((axis, *change), wrong[here].mean(), here.sum()))
-    if not found:
-        raise ValueError(
-            f"no change of one setting has {FEWEST_PAIRS} pairs of networks whose "
-            f"outcomes differ by more than {resolution}"
+    def taus(self, x) -> np.ndarray:
+        """Kendall's τ_b of x and the outcome in every training set: (sets,)."""
+        x = _column("x", x, len(self.outcome))
+        ones = np.ones((1, len(x)), np.float32)
+        return np.array(
+            [_tau(x[p], self.outcome[p], ones[:, p])[0] for p in self._parts]
         )
-    environments, errors, pairs = zip(*found, strict=True)
-    return SignErrors(environments, np.array(errors), np.array(pairs))
+
+    def tau(self, x) -> RankCorrelation:
+        """Kendall's τ_b of x and the outcome within training sets, averaged."""
+        x = _column("x", x, len(self.outcome))
+        sets, drawn = self._drawn
+        each = [
+            _tau(x[p], self.outcome[p], drawn[:, self.setting[p]]) for p in self._parts
+        ]
+        each = np.stack(each, 1)
+        known = np.isfinite(each)
+        if not known[0].any():
+            raise ValueError("all values of a training set are equal")
+        found = (np.where(known, each, 0) * sets).sum(1) / (known * sets).sum(1)
+        return _interval(found, len(x))
+
+    def partial(self, x, given: Sequence = ()) -> RankCorrelation:
+        """Correlation of x and the outcome left when other numbers are held fixed.
+
+        Every variable is replaced by its normal scores within the training set, so that
+        only orders matter and the set is held fixed; then the part that is linear in
+        the scores of ``given`` is taken out of both, and what is left is correlated.
+        """
+        columns = [self.within(v) for v in (x, self.outcome, *given)]
+        scores = np.stack(columns)
+        sets, drawn = self._drawn
+        times = sets[:, _codes(self.sets)] * drawn[:, self.setting]
+        times = times / times.sum(1, keepdims=True)
+        mean = times @ scores.T
+        second = np.einsum("bn,in,jn->bij", times, scores, scores, optimize=True)
+        covariance = second - mean[:, :, None] * mean[:, None]
+        # of x and the outcome given the rest: the Schur complement
+        rest = np.linalg.pinv(covariance[:, 2:, 2:], hermitian=True)
+        cross = covariance[:, :2, 2:]
+        left = covariance[:, :2, :2] - cross @ rest @ cross.transpose(0, 2, 1)
+        if (np.diagonal(left[0]) < 1e-9).any():
+            raise ValueError("x or the outcome varies only with what is held fixed")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = left[:, 0, 1] / np.sqrt(left[:, 0, 0] * left[:, 1, 1])
+        return _interval(found, scores.shape[1])
+
+    def expected(self) -> np.ndarray:
+        """What the settings alone say of the outcome: the noise ceiling, (n,).
+
+        Fitted to the networks of the *other* training sets of the same kind: effects of
+        every setting and of every two together, a little shrunk (ridge). A function of
+        the settings does hardly better; a measure can, as it sees the network itself
+        and with it the luck of the seed.
+        """
+        kinds = _codes(np.zeros(len(self.sets)) if self.kinds is None else self.kinds)
+        y, sets = self._standard(self.outcome), _codes(self.sets)
+        axes = [_codes(v) for v in self.settings.values()]
+        axes += [_cells(a, b) for i, a in enumerate(axes) for b in axes[:i]]
+        design = np.concatenate([np.eye(c.max() + 1)[c] for c in axes], 1)
+        found = np.zeros(len(y))  # the mean of the set, where there is no other
+        for part in self._parts:
+            here = kinds == kinds[part[0]]
+            others = here & (sets != sets[part[0]])
+            if others.any():
+                rows = design[others]
+                square = rows.T @ rows + np.eye(rows.shape[1])
+                found[part] = design[part] @ np.linalg.solve(square, rows.T @ y[others])
+        return found
+
+    def predict(self, *measures, folds: int = 6) -> Prediction:
+        """Fit the outcome linearly in measures, and judge settings left out.
+
+        Measures enter as normal scores and the outcome in standard deviations, both
+        within training sets. A sixth of the settings is left out at a time.
+        """
+        y = self._standard(self.outcome)
+        design = np.stack([self.within(m) for m in measures], 1)
+        order = np.random.default_rng(0).permutation(self.setting.max() + 1)
+        fold = order[self.setting] % folds
+        guess = np.zeros(len(y))
+        for f in range(folds):
+            out = fold == f
+            slopes = np.linalg.lstsq(design[~out], y[~out], rcond=None)[0]
+            guess[out] = design[out] @ slopes
+        right, pairs = 0.0, 0.0
+        for part in self._parts:
+            a, b = _signs(guess[part]), _signs(y[part])
+            able = np.abs(b) * (fold[part][:, None] == fold[part])
+            able = able * (self.setting[part][:, None] != self.setting[part])
+            right += (able * (1 + a * b) / 2).sum()
+            pairs += able.sum()
+        r2 = 1 - ((y - guess) ** 2).sum() / (y**2).sum()
+        return Prediction(float(r2), float(right / pairs))
+
+    def ceiling(self) -> Prediction:
+        """The same judgement of what the settings alone can say."""
+        return self.predict(self.expected())
+
+    def _standard(self, values) -> np.ndarray:
+        codes = _codes(self.sets)
+        centred = values - _means(values, codes)
+        return centred / np.sqrt(_means(centred**2, codes))
+
+    def changes(self, x, axes: Sequence[str] | None = None) -> list[Change]:
+        """What goes with every change of one setting, by training set.
+
+        Pairs differ in one setting alone; the means of the training sets are averaged,
+        and intervals are over them.
+        """
+        scores, x = self.within(x), np.asarray(x, dtype=np.float64)
+        fixed = {**self.settings, "set": self.sets}
+        found = []
+        for axis in axes or self.settings:
+            i, j, _ = pairs_along(fixed, axis)
+            ends = np.asarray(self.settings[axis])
+            dx, dy = scores[j] - scores[i], self.outcome[j] - self.outcome[i]
+            wrong = 0.5 - 0.5 * np.sign(x[j] - x[i]) * np.sign(dy)
+            pairs = zip(ends[i].tolist(), ends[j].tolist(), strict=True)
+            for first, last in sorted({*pairs}):
+                here = (ends[i] == first) & (ends[j] == last)
+                where = _codes(np.asarray(self.sets)[i[here]])
+                means = [
+                    mean_interval(np.bincount(where, v[here]) / np.bincount(where))
+                    for v in (dx, dy, wrong)
+                ]
+                found.append(Change(axis, first, last, *means))
+        return found
 
 
-def partial_correlation(
-    x,
-    y,
-    given: Sequence,
-    *,
-    clusters=None,
-    samples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
-) -> RankCorrelation:
-    """Correlation of x and y that is left when other numbers are held fixed.
-
-    Every variable is replaced by its normal scores (the normal quantiles of its
-    ranks), so that only orders matter; then the part that is linear in the scores of
-    ``given`` is taken out of x and y, and what is left is correlated.
-
-    Args:
-        x: (n,) measure.
-        y: (n,) outcome.
-        given: (n,) variables to hold fixed.
-        clusters: as for ``kendall``.
-        samples: bootstrap samples; scores are not computed anew for each.
-        level: of the interval.
-        seed: of the draws.
-    """
-    x = _column("x", x)
-    others = [_column("a variable of given", v, len(x)) for v in given]
-    scores = np.stack([_normal_scores(v) for v in (x, _column("y", y, len(x)))])
-    scores = np.concatenate([scores, *[_normal_scores(v)[None] for v in others]])
-    draws = np.concatenate(
-        [np.ones((1, len(x))), _draws(len(x), clusters, samples, seed)]
-    )
-    draws = draws / draws.sum(1, keepdims=True)
-    mean = draws @ scores.T
-    second = np.einsum("bn,in,jn->bij", draws, scores, scores, optimize=True)
-    covariance = second - mean[:, :, None] * mean[:, None]
-    # of x and y given the rest: the Schur complement
-    rest = np.linalg.pinv(covariance[:, 2:, 2:], hermitian=True)
-    left = covariance[:, :2, :2] - (
-        covariance[:, :2, 2:] @ rest @ covariance[:, 2:, :2]
-    )
-    if (np.diagonal(left[0]) < 1e-9).any():
-        raise ValueError("x or y varies only with what is held fixed")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = left[:, 0, 1] / np.sqrt(left[:, 0, 0] * left[:, 1, 1])
-    return _interval(r[0], r[1:], level, len(x))
+def _means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Mean of every network's group, at every network."""
+    return (np.bincount(codes, values) / np.bincount(codes))[codes]
 
 
 def _normal_scores(values: np.ndarray) -> np.ndarray:

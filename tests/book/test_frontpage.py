@@ -1,5 +1,6 @@
 """What the first page says of the verdicts, whichever way they are."""
 
+import re
 import sys
 
 import pytest
@@ -22,6 +23,18 @@ def test_every_verdict_has_its_group_and_every_claim_is_counted():
     assert picture.count("<rect") == sum(sum(c.values()) for c in of.values())
     for counter in of.values():
         assert f"{counter['held']} held" in picture
+
+
+def test_the_scoreboard_has_every_claim_once_and_says_why_one_is_not_tested():
+    claims = frontpage.read_registry(ROOT / "book" / "claims.toml")
+    board = frontpage.scoreboard(ROOT)
+    for id, claim in claims.items():
+        assert board.count(f'href="{claim.chapter}.html#{id}"') == 1
+        assert claim.untested is None or claim.untested in board
+    of = frontpage.counts(ROOT)
+    assert board.count('<tr data-chapter="') == sum(c.total() for c in of.values())
+    kinds = re.findall(r"<strong>\w+</strong>, (\d+):", board)
+    assert sum(map(int, kinds)) == len(claims)
 
 
 @pytest.mark.parametrize("verdict", [str(verdict) for verdict in Verdict])

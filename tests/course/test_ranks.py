@@ -63,17 +63,6 @@ def test_intervals_hold_the_truth_as_often_as_they_say(r):
     assert hits >= 179
 
 
-def test_clusters_are_drawn_whole():
-    x, y = gaussian_pairs(40, 0.5, 3)
-    once = rc.kendall(x, y, samples=2000)
-    # four copies of everything say no more than one, if drawn together
-    copies, cluster = (np.tile(v, 4) for v in (np.stack([x, y]), np.arange(40)))
-    together = rc.kendall(*copies, clusters=cluster, samples=2000)
-    apart = rc.kendall(*copies, samples=2000)
-    assert together.standard_error == pytest.approx(once.standard_error, rel=0.1)
-    assert apart.standard_error < 0.7 * once.standard_error
-
-
 def test_p_values_of_independent_data_are_not_small_too_often():
     found = [rc.kendall(*noise((2, 60), seed)).p_value for seed in range(200)]
     assert np.mean(np.array(found) < 0.05) < 0.05 + 3.5 * math.sqrt(0.05 * 0.95 / 200)
@@ -91,10 +80,6 @@ def test_p_values_of_independent_data_are_not_small_too_often():
 def test_what_cannot_be_ordered_is_refused(x, y, message):
     with pytest.raises(ValueError, match=message):
         rc.kendall(x, y)
-    with pytest.raises(ValueError, match=message):
-        rc.partial_correlation(x, y, [])
-    with pytest.raises(ValueError, match=message):
-        rc.sign_errors(x, y, {"a": [0] * len(x)})
 
 
 # ---------------------------------------------------------------- one axis at a time
@@ -115,119 +100,153 @@ def test_pairs_differ_in_one_setting(grid):
         assert len({*zip(i.tolist(), j.tolist(), strict=True)}) == len(i)
 
 
-def test_a_causal_measure_passes_everything(grid):
-    y = grid["a"] + 0.5 * grid["b"] + 0.1 * noise(len(grid["a"]), 0)
-    x = np.exp(y)
-    assert rc.kendall(x, y).value == pytest.approx(1)
-    found = rc.granulated(x, y, grid)
-    assert found.value == 1 and all(a.mean == 1 for a in found.axes.values())
-    assert rc.conditional_independence(x, y, grid)[0] == pytest.approx(1)
-    errors = rc.sign_errors(x, y, grid)
-    assert errors.mean == errors.worst == 0
-    assert rc.partial_correlation(x, y, [grid["a"]]).value == pytest.approx(1)
+def test_a_grid_without_the_axis_is_refused(grid):
+    with pytest.raises(ValueError, match="axis is 'd'"):
+        rc.pairs_along(grid, "d")
 
 
-def test_an_independent_measure_passes_nothing(grid):
-    y = grid["a"] + noise(len(grid["a"]), 0)
-    x = noise(len(y), 1)
-    tau = rc.kendall(x, y)
-    assert tau.low < 0 < tau.high
-    found = rc.granulated(x, y, grid)
-    assert abs(found.value) < 2 * found.half_width
-    assert rc.conditional_independence(x, y, grid)[0] < 0.02
-    assert rc.sign_errors(x, y, grid).mean == pytest.approx(0.5, abs=0.1)
-    partial = rc.partial_correlation(x, y, [grid["a"]])
-    assert partial.low < 0 < partial.high
+# ----------------------------------------- populations with several training sets
 
 
-def test_a_confounded_measure_is_found_out(grid):
-    # the setting a moves both; nothing else connects them
-    n = len(grid["a"])
-    x, y = 3 * grid["a"] + noise(n, 0), 3 * grid["a"] + noise(n, 1)
-    assert rc.kendall(x, y).low > 0.4
-    found = rc.granulated(x, y, grid)
-    assert found.axes["a"].mean > 0.8
-    for axis in ("b", "c", "seed"):
-        assert abs(found.axes[axis].mean) < 2 * found.axes[axis].half_width
-    score, names = rc.conditional_independence(x, y, grid)
-    assert "a" in names and score < 0.02
-    assert rc.conditional_independence(x, y, {"b": grid["b"]})[0] > 0.2
-    partial = rc.partial_correlation(x, y, [grid["a"]])
-    assert partial.low < 0 < partial.high
-    assert rc.partial_correlation(x, y, [grid["b"]]).low > 0.5
+SETTINGS = {"a": [0, 1, 2], "b": [0, 1], "c": [0, 1]}
 
 
-def test_an_average_hides_a_sign_that_is_always_wrong(grid):
-    y = 10.0 * grid["a"] + grid["b"] + 0.01 * grid["c"]
-    x = 10.0 * grid["a"] - grid["b"] + 0.01 * grid["c"]
-    assert rc.kendall(x, y).value > 0.6
-    found = rc.granulated(x, y, grid)
-    assert found.axes["a"].mean == 1 and found.axes["b"].mean == -1
-    errors = rc.sign_errors(x, y, grid)
-    assert errors.worst == 1 and errors.worst_environment == ("b", 0, 1)
-    assert errors.mean == pytest.approx(1 / len(errors.errors))
-    assert "seed" not in {axis for axis, *_ in errors.environments}  # y is equal there
-    # differences too small to be known do not count: those along b are 1
-    rough = rc.sign_errors(x, y, grid, resolution=1.5)
-    assert rough.worst == 0 and {axis for axis, *_ in rough.environments} == {"a"}
-
-
-def test_a_tie_is_half_an_error(grid):
-    y = grid["a"] + 0.0
-    errors = rc.sign_errors(np.zeros(len(y)), y, grid)
-    assert (errors.errors == 0.5).all()
-
-
-def test_a_grid_without_pairs_is_refused():
-    settings_ = {"a": np.arange(6), "b": np.arange(6)}
-    with pytest.raises(ValueError, match="differ in one setting alone"):
-        rc.granulated(np.arange(6), np.arange(6), settings_)
-    with pytest.raises(ValueError, match="10 pairs"):
-        rc.sign_errors(np.arange(6), np.arange(6), settings_)
-    with pytest.raises(ValueError, match="axis is 'c'"):
-        rc.pairs_along(settings_, "c")
-
-
-def test_information_by_hand():
-    # V_x = V_y in three of four pairs, all directions equally likely: a binary
-    # symmetric channel with error 1/4
-    n, alike = 8.0, 4.0
-    expected = 1 + (0.25 * math.log2(0.25) + 0.75 * math.log2(0.75))
-    found = rc._normalised_information(n, alike, 0.0, 0.0)
-    assert found == pytest.approx(expected)
-
-
-def test_information_is_that_of_counted_pairs():
-    # brute force over ordered pairs, one conditioning setting
-    x, y = noise((2, 30), 5)
-    y = y + x
-    a = np.arange(30) % 3
-    counts = {}
-    for i, j in itertools.permutations(range(30), 2):
-        key = (a[i], a[j], x[j] > x[i], y[j] > y[i])
-        counts[key] = counts.get(key, 0) + 1
-
-    def entropy(*places):
-        h = 0.0
-        cells = {}
-        for key, c in counts.items():
-            k = tuple(key[p] for p in places)
-            cells[k] = cells.get(k, 0) + c
-        total = sum(cells.values())
-        for c in cells.values():
-            h -= c / total * math.log(c / total)
-        return h
-
-    u = entropy(0, 1)
-    expected = (entropy(0, 1, 2) + entropy(0, 1, 3) - entropy(0, 1, 2, 3) - u) / (
-        entropy(0, 1, 3) - u
+@pytest.fixture(scope="module")
+def networks():
+    """Three kinds of training sets, four of each, two seeds of every setting."""
+    rows = np.array(
+        [*itertools.product(range(3), range(4), *SETTINGS.values(), range(2))]
     )
-    free = rc.conditional_independence(x, y, {})[0]
-    score, _names = rc.conditional_independence(x, y, {"a": a}, most=1)
-    assert score == pytest.approx(min(expected, free))
+    kind, draw, *settings_, _ = rows.T
+    return kind, 4 * kind + draw, dict(zip(SETTINGS, settings_, strict=True))
 
 
-# ------------------------------------------------------------------ partial, multiple
+def population(networks, y):
+    kind, sets, settings_ = networks
+    return rc.Population(y, sets, settings_, kind)
+
+
+def verdicts(networks, x, y):
+    """What a pooled τ says, and what the analysis does."""
+    found = population(networks, y)
+    tau, partial = found.tau(x), found.partial(x)
+    wrong = [c for c in found.changes(np.exp(x)) if c.wrong.low > 0.5]
+    return {
+        "pooled": np.sign(rc.kendall(x, y).value) * (rc.kendall(x, y).p_value < 1e-3),
+        "within": (tau.low > 0) * 1.0 - (tau.high < 0),
+        "partial": (partial.low > 0) * 1.0 - (partial.high < 0),
+        "predicts": found.predict(x).r2 > 0.1,
+        "wrong": sorted({c.axis for c in wrong}),
+    }
+
+
+def test_an_independent_measure(networks):
+    kind, sets, by = networks
+    y = 3 * kind + by["a"] + noise(len(sets), 0)
+    found = verdicts(networks, noise(len(sets), 1), y)
+    assert found == dict(pooled=0, within=0, partial=0, predicts=False, wrong=[])
+
+
+def test_a_causal_measure(networks):
+    _kind, sets, by = networks
+    x = by["a"] + 0.5 * noise(len(sets), 0)
+    y = x + 0.3 * noise(len(sets), 1) + 4 * noise(12, 2)[sets]
+    found = verdicts(networks, x, y)
+    assert (found["within"], found["partial"], found["predicts"]) == (1, 1, True)
+    assert found["wrong"] == []
+    # pooled, the training sets drown it
+    alone = population(networks, y)
+    assert alone.tau(x).value > 2 * abs(rc.kendall(x, y).value)
+
+
+def test_a_measure_confounded_by_the_training_set(networks):
+    _, sets, _by = networks
+    level = noise(12, 0)[sets]
+    x, y = (3 * level + noise(len(sets), i) for i in (1, 2))
+    found = verdicts(networks, x, y)
+    assert found == dict(pooled=1, within=0, partial=0, predicts=False, wrong=[])
+
+
+def test_a_measure_that_training_sets_turn_round(networks):
+    _, sets, _by = networks
+    level, causal = noise(12, 0)[sets], noise(len(sets), 1)
+    x, y = causal + 3 * level, causal - 3 * level + 0.3 * noise(len(sets), 2)
+    found = verdicts(networks, x, y)
+    assert found["pooled"] == -1 and found["within"] == found["partial"] == 1
+
+
+def test_a_measure_confounded_by_a_setting_is_wrong_along_another(networks):
+    _, sets, by = networks
+    x = 3.0 * by["a"] - 1.0 * by["b"] + 0.2 * noise(len(sets), 0)
+    y = 3.0 * by["a"] + 1.0 * by["b"] + 0.2 * noise(len(sets), 1)
+    found = verdicts(networks, x, y)
+    assert found["within"] == 1 and found["wrong"] == ["b"]
+    given = population(networks, y).partial(x, [by["a"]])
+    assert given.high < 0
+
+
+def test_a_measure_confounded_by_the_number_of_examples():
+    """A norm that grows with n within sets is right, across n wrong, over n right."""
+    rows = np.array([*itertools.product([100, 400], range(8), range(4), range(2))])
+    n, draw, a, _ = rows.T
+    x = np.sqrt(n) * np.exp(0.1 * a + 0.01 * noise(len(n), 0))
+    y = 0.3 * a - 3 * np.log10(n) + 0.05 * noise(len(n), 1)
+    assert rc.kendall(x, y).high < 0
+    inside = rc.Population(y, 1000 * n + draw, {"a": a})
+    assert inside.tau(x).value > 0.8 and inside.tau(x).low > 0
+    across = rc.Population(y, draw, {"n": n, "a": a})
+    (raw,) = across.changes(x, ["n"])
+    (over,) = across.changes(x / n, ["n"])
+    assert raw.wrong.mean == 1 and over.wrong.mean == 0
+    assert (raw.axis, raw.first, raw.last) == ("n", 100, 400)
+
+
+def test_tau_within_is_the_mean_of_scipys(networks):
+    _, sets, _by = networks
+    x, y = gaussian_pairs(len(sets), 0.5, 0)
+    each = [stats.kendalltau(x[sets == s], y[sets == s]).statistic for s in range(12)]
+    found = population(networks, y)
+    assert found.taus(x) == pytest.approx(each, abs=1e-6)
+    assert found.tau(x).value == pytest.approx(np.mean(each), abs=1e-6)
+
+
+def test_copies_of_a_setting_say_no_more_than_one():
+    """Seeds that repeat their setting exactly do not narrow the interval."""
+    sets, a = np.repeat(np.arange(6), 20), np.tile(np.arange(20), 6)
+    x, y = gaussian_pairs(120, 0.5, 3)
+    once = rc.Population(y, sets, {"a": a}, samples=1000).tau(x)
+    copies = [np.tile(v, 4) for v in (x, y, sets, a)]
+    x, y, sets, a = copies
+    four = rc.Population(y, sets, {"a": a}, samples=1000).tau(x)
+    assert four.standard_error == pytest.approx(once.standard_error, rel=0.25)
+
+
+def test_the_noise_ceiling(networks):
+    """A tenth of noise leaves the ceiling high, nine tenths leave nothing of it."""
+    _, sets, by = networks
+    truth = by["a"] + by["b"] + by["c"] + 0.0
+    for spread, low, high in ((0.1, 0.9, 1), (10, -0.3, 0.1)):
+        y = truth + spread * noise(len(sets), 0) + 5 * noise(12, 1)[sets]
+        found = population(networks, y)
+        assert low < found.ceiling().r2 < high
+    # it never looks at the network itself, nor at its training set
+    y = noise(len(sets), 2)
+    moved = y.copy()
+    moved[7] += 100
+    before, after = (population(networks, v) for v in (y, moved))
+    own = found.sets == found.sets[7]
+    assert (after.expected() == before.expected())[own].all()
+    assert (after.expected() != before.expected())[found.kinds == found.kinds[7]].any()
+
+
+def test_two_measures_predict_what_neither_does(networks):
+    _, sets, _by = networks
+    x, z = noise((2, len(sets)), 0)
+    y = x + z + 2 * noise(12, 1)[sets]
+    found = population(networks, y)
+    assert 0.3 < found.predict(x).r2 < 0.6 < 0.9 < found.predict(x, z).r2
+    assert found.predict(x).signs == pytest.approx(0.75, abs=0.05)  # arcsin(√½) / π
+    assert found.predict(x, z).signs > 0.85
 
 
 def test_partial_correlation_of_gaussian_variables():
@@ -235,18 +254,25 @@ def test_partial_correlation_of_gaussian_variables():
     covariance = np.array([[1, 0.6, 0.5], [0.6, 1, 0.4], [0.5, 0.4, 1]])
     x, y, z = np.linalg.cholesky(covariance) @ noise((3, 4000), 0)
     truth = (0.6 - 0.5 * 0.4) / math.sqrt((1 - 0.5**2) * (1 - 0.4**2))
-    found = rc.partial_correlation(np.exp(x), y**3, [np.tanh(z)])
-    assert found.low < truth < found.high
-    assert found.value == pytest.approx(truth, abs=0.03)
-    assert rc.partial_correlation(x, y, []).value == pytest.approx(0.6, abs=0.03)
-
-
-def test_given_may_hold_the_same_variable_twice():
-    x, y, z = noise((3, 60), 0)
-    once, twice = (rc.partial_correlation(x, y, [z] * k) for k in (1, 2))
-    assert twice.value == pytest.approx(once.value, abs=1e-6)
+    one = rc.Population(y**3, np.arange(4000) // 400, {"a": np.arange(4000) % 400})
+    found = one.partial(np.exp(x), [np.tanh(z)])
+    assert found.value == pytest.approx(truth, abs=0.04)
+    assert one.partial(x).value == pytest.approx(0.6, abs=0.03)
+    twice = one.partial(x, [z, z]).value
+    assert twice == pytest.approx(one.partial(x, [z]).value, abs=1e-6)
     with pytest.raises(ValueError, match="varies only with what is held fixed"):
-        rc.partial_correlation(x, y, [z, np.exp(x)])
+        one.partial(z, [np.exp(z)])
+
+
+def test_what_does_not_fit_together_is_refused(networks):
+    _, sets, by = networks
+    with pytest.raises(ValueError, match="one value for each of"):
+        rc.Population(np.zeros(5), sets, by)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        rc.Population(np.full(len(sets), np.nan), sets, by)
+
+
+# --------------------------------------------------------------------- many questions
 
 
 def test_holm_by_hand():

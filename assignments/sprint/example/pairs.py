@@ -5,8 +5,8 @@ import numpy as np
 import flatlab as fl
 from flatlab.course import ranks, study
 
-SHAPE = ("n", "corruption", "width", "depth", "dropout")
-KNOBS = ("rate", "batch_size", "momentum", "weight_decay")
+SHAPE = (*study.SET, "width")
+KNOBS = ("rate", "batch_size", "weight_decay")
 networks = study.read("laptop")
 fitted = networks["fitted"]
 settings = {k: networks[k][fitted] for k in study.AXES if k != "seed"}
