@@ -35,13 +35,13 @@ STYLE = """
 .title-page p { font-size: 1.2rem; margin: 0 auto 3rem; max-width: 32rem; }
 .title-page p.title { font-size: 3rem; line-height: 1.2; max-width: none; }
 .title-page p.book-foot { font-size: 0.9rem; }
-.contents, .chapter { break-before: page; }
-.contents ol { columns: 2; list-style: none; margin: 0; padding: 0; }
-.contents li { break-inside: avoid; display: flex; font-size: 0.8rem; gap: 0.5rem; }
-.contents li { justify-content: space-between; margin: 0; padding-left: 1rem; }
-.contents li.of-chapter { font-size: 1rem; font-weight: 600; padding: 0.6rem 0 0; }
-.contents li.of-chapter { break-after: avoid; }
-.contents li::after { content: attr(data-page); }
+.toc-page, .chapter { break-before: page; }
+.toc-page ol { columns: 2; list-style: none; margin: 0; padding: 0; }
+.toc-page li { break-inside: avoid; display: flex; font-size: 0.8rem; gap: 0.5rem; }
+.toc-page li { justify-content: space-between; margin: 0; padding-left: 1rem; }
+.toc-page li.of-chapter { font-size: 1rem; font-weight: 600; padding: 0.6rem 0 0; }
+.toc-page li.of-chapter { break-after: avoid; }
+.toc-page li::after { content: attr(data-page); }
 .bd-article { line-height: 1.4; }
 .bd-article pre { font-size: 0.8rem; line-height: 1.3; padding: 0.4rem 0.6rem; }
 .bd-article :is(h2, h3, h4) { margin-top: 1.2rem; }
@@ -50,7 +50,7 @@ STYLE = """
 .bd-article dl.py { font-size: 0.8rem; line-height: 1.3; }
 .bd-article dl.py :is(p, dl, ul, table) { font-size: inherit; margin-bottom: 0.3rem; }
 .bd-article dl.py pre { font-size: 0.72rem; padding: 0.3rem; }
-.contents a { color: inherit; text-decoration: none; }
+.toc-page a { color: inherit; text-decoration: none; }
 """
 
 # Pages of the book that use one id alike, as each has "exercises": on the single page
@@ -97,7 +97,7 @@ FRONT = """() => {
   title.append(make("p", "", about?.content));
   const foot = document.querySelector(".book-foot");
   if (foot) title.append(foot.cloneNode(true));
-  const contents = make("nav", "contents");
+  const contents = make("nav", "toc-page");
   const list = make("ol", "");
   contents.append(make("h2", "", "Contents"), list);
   const enter = (heading, name) => {
@@ -139,7 +139,7 @@ PREPARE = """async (code) => {
 }"""
 
 NUMBER = """(pages) => {
-  const entries = document.querySelectorAll(".contents li");
+  const entries = document.querySelectorAll(".toc-page li");
   for (const [i, page] of Object.entries(pages)) entries[i].dataset.page = page;
 }"""
 

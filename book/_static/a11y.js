@@ -14,6 +14,11 @@
       const page = e.closest("li")?.querySelector("a")?.textContent.trim();
       e.setAttribute("aria-label", `Pages of ${page}`);
     }
+    // Logo, search and pages at the left stand in no landmark of their own.
+    for (const e of document.querySelectorAll(".bd-sidebar-primary")) {
+      e.setAttribute("role", "complementary");
+      e.setAttribute("aria-label", "The book");
+    }
     // The bibliography is marked up as a list; its entries should say so.
     for (const e of document.querySelectorAll(".citation-list > [role]"))
       e.setAttribute("role", "listitem");
