@@ -30,7 +30,7 @@ export FLATLAB_SCALE
 export FLATLAB_PROGRESS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book offline pdf test test-all check lint clean-notebooks bench \
+.PHONY: help setup book offline pdf test test-all check lint clean-notebooks bench gpu \
   results claims study assignments grade clean distclean
 
 help: ## list the commands
@@ -99,6 +99,9 @@ study: $(READY) ## train and measure the networks of the verdict: SCALE=laptop o
 
 bench: $(READY) ## time flatlab against its peers
 	$(PY) -m benchmarks
+
+gpu: $(READY) ## all that needs a GPU, resumable, in about 25 minutes (GPU_ARGS=--dry-run)
+	$(PY) -m benchmarks.gpu $(GPU_ARGS)
 
 # RELEASE_ARGS="--variants students.txt" gives every student own numbers.
 assignments: $(READY) ## write the students' and the instructor's notebooks: _build/assignments
