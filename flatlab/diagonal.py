@@ -14,6 +14,7 @@ where it gives the network's own outputs and slopes on a few examples.
 import operator
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,6 +27,8 @@ from torch.nn import functional as F
 from flatlab.loss import CHUNK_ELEMENTS, IGNORED, Loss, select
 from flatlab.network import Network, Parameters
 
+# Classes whose gradients are held at once.
+_COLUMNS = 64
 _CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LAYERS = (nn.Linear, *_CONVOLUTIONS, *_NORMS)
@@ -274,37 +277,41 @@ def _squares_of(
     """The diagonal Σ_n Σ_c (J_nᵀ s_nc)² of some examples; None without a formula."""
     logits, seen = plan.run(loss.net, leaves, x)
     edges = [edge for *_, edge in seen.values()]
-    # G: gradients in the layers' outputs, one for each column of S
+    squares: dict[str, Any] = {}
     columns = _factor(loss.criterion.function, logits.detach(), y)
-    G = [torch.autograd.grad(logits, edges, s, retain_graph=True) for s in columns]
-    squares = {}
-    for i, (target, (a, state, _)) in enumerate(seen.items()):
-        module = plan.layers[target]
-        g = torch.stack([gradients[i] for gradients in G], dim=1)
-        # a row for each example: otherwise layers act on parts of examples
-        if len(g) != len(y) or (type(module) is nn.Linear and g.ndim != 3):
-            return None
-        names = plan.own[target]
-        for part, square in _squares(module, state, a, g).items():
-            squares[names.get(part)] = square
-    return {name: squares[name] for name in leaves if name in squares}
+    # G: gradients in the layers' outputs, one for each of some columns of S
+    while some := [*islice(columns, _COLUMNS)]:
+        G = [torch.autograd.grad(logits, edges, s, retain_graph=True) for s in some]
+        for i, (target, (a, state, _)) in enumerate(seen.items()):
+            module = plan.layers[target]
+            g = torch.stack([gradients[i] for gradients in G], dim=1)
+            # a row for each example: otherwise layers act on parts of examples
+            if len(g) != len(y) or (type(module) is nn.Linear and g.ndim != 3):
+                return None
+            names = plan.own[target]
+            for part, square in _squares(module, state, a, g).items():
+                name = names.get(part)
+                if name in leaves:
+                    squares[name] = squares.get(name, 0) + square
+    return squares
 
 
-def _factor(criterion: Any, logits: Tensor, y: Tensor) -> list[Tensor]:
+def _factor(criterion: Any, logits: Tensor, y: Tensor) -> Iterator[Tensor]:
     """Columns of S, each (n, classes), with S Sᵀ the criterion's Hessian in the logits.
 
     For cross-entropy diag(p) − p pᵀ = D (I − u uᵀ) D with u = √p and D = diag(u): the
     reflection that takes the first axis to −u gives I − u uᵀ = Q Qᵀ with one column
     less than there are classes.
     """
-    classes = logits.shape[1]
-    eye = torch.eye(classes, dtype=logits.dtype, device=logits.device)
     counted = (y != IGNORED).to(logits.dtype)[:, None]  # ignored labels have no loss
+    eye = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
     if criterion == "mse":
-        return [*(eye[:, None] * counted)]
+        yield from (row * counted for row in eye)
+        return
     u = F.softmax(logits, dim=-1).sqrt()
-    share = (u / (1 + u[:, :1])).T[1:, :, None]  # a row of each column of S
-    return [*(u * (eye[1:, None] - (u + eye[0]) * share) * counted)]
+    share = u / (1 + u[:, :1])
+    for c, row in enumerate(eye[1:], start=1):
+        yield u * (row - (u + eye[0]) * share[:, c : c + 1]) * counted
 
 
 def _layer(module: Any, state: Parameters, a: Tensor) -> Tensor:

@@ -39,15 +39,28 @@ class Hessian:
     Attributes:
         shape: (..., k, k), with the leading axes of w.
         products: vectors multiplied so far, for each member.
+        error: of products by finite differences, relative to their length; else 0.
 
     Args:
         loss: the training loss.
         w: (..., k), float32 or float64.
         retain: whether to keep the graphs between products; by default as many chunks
             of the data as fit in 2 GiB (on a CUDA device, in half of the free memory).
+        method: "autograd", or "finite_difference" for a network that cannot be
+            differentiated twice, or whose graph does not fit: a product is then the
+            central difference of two gradients, in float64 where the device has it.
+            The step is the one at which halving it changes the first product least;
+            ``error`` is that change.
     """
 
-    def __init__(self, loss: Loss, w: Tensor, *, retain: bool | None = None):
+    def __init__(
+        self,
+        loss: Loss,
+        w: Tensor,
+        *,
+        retain: bool | None = None,
+        method: str = "autograd",
+    ):
         if not isinstance(loss, Loss):
             raise TypeError(f"Hessian takes a Loss, got {type(loss).__name__}")
         _need_derivatives()
@@ -59,12 +72,17 @@ class Hessian:
             )
         if not w.isfinite().all():
             raise ValueError("w holds NaN or infinite values: has training diverged?")
-        self.loss, self.retain = loss, retain
+        if method not in ("autograd", "finite_difference"):
+            raise ValueError(
+                f"method is {method!r}, expected 'autograd' or 'finite_difference'"
+            )
+        self.loss, self.retain, self.method, self.error = loss, retain, method, 0.0
         self.w = w.detach().clone()
         self.shape = torch.Size((*w.shape, w.shape[-1]))
         self.dtype, self.device = w.dtype, w.device
         self.products = 0
         self._pieces: list[_Piece] | None = None
+        self._step: float | None = None
 
     def __repr__(self) -> str:
         return f"Hessian(shape={tuple(self.shape)}, dtype={self.dtype})"
@@ -96,7 +114,8 @@ class Hessian:
         back = sorted(range(len(axes)), key=order.__getitem__)
         tail = (len(axes), len(axes) + 1)
         V = V.detach().expand(*axes, *V.shape[-2:]).mT.permute(*order, *tail)
-        rows = self._multiply(V.reshape(math.prod(lead), -1, k))
+        multiply = self._multiply if self.method == "autograd" else self._differences
+        rows = multiply(V.reshape(math.prod(lead), -1, k))
         self.products += rows.shape[1]
         return rows.reshape(V.shape).permute(*back, *tail).mT
 
@@ -119,6 +138,36 @@ class Hessian:
                 product = product if piece.members else product.unsqueeze(1)
                 out[piece.member, j : j + piece.vectors] += product.transpose(0, 1)
         return out
+
+    def _differences(self, V: Tensor) -> Tensor:
+        """The same by differences of gradients."""
+        w = self.w.reshape(-1, self.shape[-1])
+        w = w if w.device.type == "mps" else w.double()
+        out = torch.zeros_like(V, memory_format=torch.contiguous_format)
+        for j in range(V.shape[1]):
+            length = torch.linalg.vector_norm(V[:, j].to(w), dim=-1, keepdim=True)
+            u = V[:, j].to(w) / torch.where(length > 0, length, 1)
+            if self._step is None:
+                self._step = self._best_step(w, u)
+            out[:, j] = (length * self._slope(w, u, self._step)).to(V)
+        return out
+
+    def _slope(self, w: Tensor, u: Tensor, step: float) -> Tensor:
+        """The change of the gradient along unit vectors u."""
+        there, back = self.loss.gradient(w + step * u), self.loss.gradient(w - step * u)
+        return (there - back) / (2 * step)
+
+    def _best_step(self, w: Tensor, u: Tensor) -> float:
+        """The step whose half gives most nearly the same; sets ``error``."""
+        step = float(torch.finfo(w.dtype).eps ** 0.2 * w.norm(dim=-1).mean()) or 1.0
+        slope, found = self._slope(w, u, step), []
+        for _ in range(8):
+            step, last = step / 2, slope
+            slope = self._slope(w, u, step)
+            gap = (slope - last).norm() / slope.norm().clamp_min(1e-300)
+            found.append((float(gap.nan_to_num(math.inf)), step))
+        self.error, step = min(found)
+        return step
 
     def _prepare(self) -> list["_Piece"]:
         """The chunks of the data, of all members or of each."""
@@ -354,5 +403,5 @@ def _explained(error: RuntimeError, *tensors: Tensor) -> Exception:
     which = f" (custom functions in the graph: {', '.join(sorted(own))})" if own else ""
     return ValueError(
         f"the loss uses an operation that has no second derivative: {text}{which}; "
-        "replace it by one that can be differentiated twice"
+        "replace it by one that can be, or take method='finite_difference'"
     )

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
@@ -117,13 +118,15 @@ class Network:
         module: any ``nn.Module``, trained or not. Called as ``module(x)``, as
             ``module(**x)`` for a dict of inputs and ``module(*x)`` for a tuple; an
             output with an attribute ``logits`` stands for those logits.
+        only: a pattern of names, such as ``"head.*"``: the parameters that make up w,
+            for the curvature and the sharpness of a part; the others stay as they are.
 
     The first evaluation looks at two examples and refuses, with a ``ValueError``, a
     module that draws random numbers, whose copy computes something else than it does
     (a ``forward`` that is a closure over it), or that hides a weight from autograd.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, only: str | None = None):
         if not isinstance(module, nn.Module):
             raise TypeError(
                 f"Network takes an nn.Module, got {type(module).__name__}; "
@@ -150,6 +153,13 @@ class Network:
         trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not trained:
             raise ValueError("the module has no parameter with requires_grad=True")
+        if only is not None:
+            names, trained = (
+                list(trained),
+                {n: p for n, p in trained.items() if fnmatchcase(n, only)},
+            )
+            if not trained:
+                raise ValueError(f"only={only!r} matches none of {', '.join(names)}")
         self.layout = Layout.of(trained)
         self._sizes = [shape.numel() for shape in self.layout.shapes]
         self._dense = self._dense_stack()

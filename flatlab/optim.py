@@ -61,8 +61,7 @@ class SAM(Optimizer):
     momentum, and one made without SAM can be taken up with it.
 
     Mixed precision: run the forward pass of the closure in bfloat16 autocast. Float16
-    needs a ``GradScaler``, which has no way to unscale the gradient of the second pass;
-    ``scaler.step(optimizer, ...)`` raises an error.
+    needs a ``GradScaler``: ``backward`` says how.
 
     Under ``DistributedDataParallel``, given as ``module``, the first pass is not
     synchronised: every rank climbs along the gradient of its own part of the batch,
@@ -202,22 +201,48 @@ class SAM(Optimizer):
         if hasattr(self, "grad_scale"):
             raise RuntimeError(
                 "SAM computes its second gradient inside step(), where a GradScaler "
-                "cannot unscale it. Use bfloat16 autocast without a scaler, "
-                "and call optimizer.step(closure)"
+                "cannot unscale it. Call optimizer.backward(closure), then "
+                "scaler.step(optimizer.base) and scaler.update(); or use bfloat16 "
+                "autocast without a scaler"
             )
+        loss, finite = self._backward(closure)
+        if finite:
+            self.base.step()
+        else:
+            self.zero_grad()
+        return loss
+
+    @torch.no_grad()
+    def backward(
+        self, closure: Callable[[], Tensor] | Sequence[Callable[[], Tensor]]
+    ) -> Tensor:
+        """Leave the gradient at w + ε in ``.grad``, and take no step.
+
+        For loops that step by themselves, such as those of a ``GradScaler`` (its scale
+        does not change the direction of ε) or of the ``Trainer`` of transformers::
+
+            sam.backward(closure)  # in which scaler.scale(loss).backward()
+            scaler.step(sam.base)
+            scaler.update()
+
+        A gradient that is not finite at w is left as it is, for the scaler to see.
+        Takes and returns what ``step`` does.
+        """
+        return self._backward(closure)[0]
+
+    def _backward(self, closure: Any) -> tuple[Tensor, bool]:
+        """The loss at w; whether the gradient that is left in ``.grad`` is finite."""
         closures = _callables(closure)
         share, parameters = 1 / len(closures), self._parameters()
         average: list[Tensor | None] = [None] * len(parameters)
-        losses, climbs = [], self._climbs()
+        losses, climbs, finite = [], self._climbs(), True
         for compute in closures:
             loss, finite = self._two_passes(parameters, compute, climbs)
             losses.append(loss)
             if not finite:
                 self.skipped += 1
-                self.zero_grad()
                 break
             if len(closures) == 1:
-                self.base.step()
                 break
             for i, p in enumerate(parameters):
                 if p.grad is not None:
@@ -226,9 +251,8 @@ class SAM(Optimizer):
         else:
             for p, gradient in zip(parameters, average, strict=True):
                 p.grad = gradient
-            self.base.step()
         total: Any = sum(losses[1:], losses[0])
-        return total / len(losses) if len(losses) > 1 else total
+        return (total / len(losses) if len(losses) > 1 else total), finite
 
     def _climbs(self) -> bool:
         """Whether this step is one of SAM's; counts it."""
@@ -247,8 +271,9 @@ class SAM(Optimizer):
         Returns the loss at w, and whether all is finite.
         """
         module = self.module
-        alone = climbs and isinstance(module, DistributedDataParallel)
-        with module.no_sync() if alone else nullcontext():
+        ranks = isinstance(module, DistributedDataParallel) and climbs and module
+        alone = bool(ranks)
+        with ranks.no_sync() if ranks else nullcontext():
             loss = self._call(compute)
         gradients = _gradients(parameters)
         gradient = _flatten_dense_tensors(gradients)
@@ -334,6 +359,12 @@ class SAM(Optimizer):
 
 
 def _check_parameters(parameters: list[Tensor]) -> None:
+    sharded = {type(p).__name__ for p in parameters} & {"DTensor", "FlatParameter"}
+    if sharded:
+        raise TypeError(
+            f"the parameters are sharded ({', '.join(sharded)}), and SAM needs whole "
+            "gradients for the length of ε: use DistributedDataParallel"
+        )
     if any(p.is_complex() for p in parameters):
         raise TypeError(
             "a parameter is complex, and SAM's neighbourhoods are sets of real "

@@ -260,7 +260,14 @@ def report(
         if float(value) < _TINY and w.device.type != "mps":
             w = w.double()  # where all outputs are sure, float32 loses the curvature
         part = _part(loss, examples, seed)
-        H = Hessian(part, w)
+        H, trouble = Hessian(part, w), None
+        try:
+            _ = H @ w
+        except ValueError as error:  # no second derivative
+            H, trouble = (
+                Hessian(part, w, method="finite_difference"),
+                str(error).split(";")[0],
+            )
         bar.update()
         most = 25 if net.k <= 10**7 else 12
         asked, ends = (min(5, net.k // 2), "both") if net.k > 1 else (1, "largest")
@@ -297,7 +304,12 @@ def report(
         warnings=(),
         seconds=time.perf_counter() - begin,
     )
-    return replace(first, warnings=tuple(_beware(first, net, loss, radius)))
+    notes = [*_beware(first, net, loss, radius)]
+    if trouble:
+        notes.append(
+            f"Curvature is by differences of gradients, to {H.error:.0e}: {trouble}."
+        )
+    return replace(first, warnings=tuple(notes))
 
 
 def _accuracy(loss: Loss, w: Tensor) -> float | None:

@@ -13,6 +13,7 @@ from flatlab.data import Examples
 from flatlab.hessian import Hessian
 from flatlab.loss import Loss
 from flatlab.network import Network
+from flatlab.spectra import eigenvalues
 from tests.cases import (
     CASES,
     CLASSES,
@@ -444,3 +445,41 @@ def test_fused_layers_are_differentiated_twice(make, size):
     torch.testing.assert_close(product, slope, rtol=1e-6, atol=1e-8)
     assert torch.backends.mha.get_fastpath_enabled() == fast
     assert torch.backends.cudnn.enabled
+
+
+class _OnceTanh(torch.autograd.Function):
+    """tanh, with a derivative that cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x.tanh())
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return g * (1 - ctx.saved_tensors[0] ** 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_differences_of_gradients_replace_a_second_derivative(dtype):
+    torch.manual_seed(0)
+    plain = Loss(Network(Forward(torch.tanh)), (draws(5), labels()))
+    once = Loss(Network(Forward(_OnceTanh.apply)), (draws(5), labels()))
+    w = torch.stack([plain.net.weights(), 0.5 * plain.net.weights()]).to(dtype)
+    with pytest.raises(ValueError, match="finite_difference"):
+        Hessian(once, w) @ w[..., None]
+    H = Hessian(once, w, method="finite_difference")
+    V = torch.randn(*w.shape, 3, dtype=dtype)
+    found = H @ V
+    true = torch.stack([dense(plain, row.double()) for row in w]) @ V.double()
+    far = (found - true).norm() / true.norm()
+    assert far < 1e-6 and H.error < 1e-6 and H.products == 3
+    top = eigenvalues(H, k=1, tol=1e-4)
+    expected = torch.linalg.eigvalsh(torch.stack([dense(plain, r.double()) for r in w]))
+    torch.testing.assert_close(
+        top.values[:, 0].double(), expected[:, -1], rtol=1e-4, atol=1e-6
+    )
+    assert (H @ torch.zeros(*w.shape, 1, dtype=dtype) == 0).all()
+    with pytest.raises(ValueError, match="autograd"):
+        Hessian(once, w, method="fd")

@@ -10,7 +10,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from flatlab import models
+from flatlab.hessian import Hessian
+from flatlab.loss import Loss
 from flatlab.network import Layout, Network, over_members
+from tests.cases import close, dense, problem
 
 
 class Tied(nn.Module):
@@ -650,3 +653,19 @@ def test_another_default_device_changes_nothing():
         assert torch.equal(net(net.init([1]), x), expected)
     finally:
         torch.set_default_device(None)
+
+
+def test_only_some_parameters_make_up_w():
+    loss, w = problem("tanh")
+    module = loss.net.module(w)
+    part = Network(module, only="3.*")
+    kept = [s for name, _, s in loss.net.layout if name.startswith("3.")]
+    index = torch.cat([torch.arange(s.start, s.stop) for s in kept])
+    assert torch.equal(part.weights(), w[index])
+    own = Loss(part, (loss.x, loss.y))
+    assert own(part.weights()) == loss(w)
+    torch.testing.assert_close(own.gradient(part.weights()), loss.gradient(w)[index])
+    block = Hessian(own, part.weights()) @ torch.eye(len(index), dtype=w.dtype)
+    close(block, dense(loss, w)[index][:, index])
+    with pytest.raises(ValueError, match=r"only='head.*matches none of 1.weight"):
+        Network(module, only="head.*")

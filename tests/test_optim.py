@@ -699,7 +699,7 @@ def test_grad_scaler_is_refused_with_a_reason():
     before = flat(model)
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(F.cross_entropy(model(x), y)).backward()
-    with pytest.raises(RuntimeError, match="bfloat16"):
+    with pytest.raises(RuntimeError, match="backward"):
         scaler.step(optimizer, closure_for(model, x, y))
     assert torch.equal(flat(model), before)
     disabled = torch.amp.GradScaler("cpu", enabled=False)
@@ -709,7 +709,52 @@ def test_grad_scaler_is_refused_with_a_reason():
     assert torch.equal(flat(model), flat(fresh))
 
 
+def test_backward_leaves_the_gradient_for_a_loop_that_steps_by_itself():
+    model, (x, y) = small(dtype=torch.float32), task(dtype=torch.float32)
+    twin = small(dtype=torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    sam, plain = SAM(momentum(model), ball(0.1)), SAM(momentum(twin), ball(0.1))
+    poison = 1.0
+
+    def closure():
+        loss = poison * F.cross_entropy(model(x), y)
+        scaler.scale(loss).backward()
+        return loss
+
+    for poison in (1.0, 1.0, math.inf, 1.0):
+        before, scale = flat(model), scaler.get_scale()
+        loss = sam.backward(closure)
+        assert torch.equal(flat(model), before)
+        scaler.step(sam.base)
+        scaler.update()
+        if poison == 1.0:
+            wanted = plain.step(closure_for(twin, x, y))
+            torch.testing.assert_close(loss, wanted)
+            torch.testing.assert_close(flat(model), flat(twin))
+        else:
+            assert torch.equal(flat(model), before)
+            assert scaler.get_scale() < scale and sam.skipped == 1
+
+
 # ----------------------------------------------------------------------- many processes
+
+
+def test_sharded_parameters_are_refused(tmp_path):
+    dist = pytest.importorskip("torch.distributed")
+    sharding = pytest.importorskip("torch.distributed.fsdp")
+    if not dist.is_gloo_available() or not hasattr(sharding, "fully_shard"):
+        pytest.skip("no gloo, or a PyTorch without fully_shard")
+    where = f"file://{tmp_path / 'store'}"
+    dist.init_process_group("gloo", where, rank=0, world_size=1)
+    try:
+        mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
+        model = sharding.fully_shard(nn.Linear(6, 3), mesh=mesh)
+        base = torch.optim.SGD(model.parameters(), 0.1)
+        with pytest.raises(TypeError, match=r"sharded.*DistributedDataParallel"):
+            SAM(base, ball(0.1))
+    finally:
+        dist.destroy_process_group()
+
 
 RANK = """
 import sys, torch

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import flatlab as fl
 from flatlab import models
-from tests.cases import CASES, dense, draws, labels, problem, tokens
+from tests.cases import CASES, Forward, dense, draws, labels, problem, tokens
 
 matplotlib.use("Agg")
 
@@ -143,6 +143,30 @@ def test_text_page_and_figure_show_every_number():
         distances[middle + 1] ** 2
     )
     assert bend.item() == pytest.approx(found.top, rel=0.1)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sigmoid()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        y = ctx.saved_tensors[0].sigmoid()
+        return g * y * (1 - y)
+
+
+def test_without_a_second_derivative_curvature_is_by_differences():
+    loss, _ = problem("tanh")
+    torch.manual_seed(0)
+    once, plain = Forward(_Once.apply).double(), Forward(torch.sigmoid).double()
+    plain.load_state_dict(once.state_dict())
+    found, wanted = (fl.report(m, (loss.x, loss.y)) for m in (once, plain))
+    assert said(found, "differences of gradients") and "_Once" in str(found)
+    assert found.top == pytest.approx(wanted.top, rel=1e-5)
+    assert not said(wanted, "differences")
 
 
 BITS = (torch.arange(7) % 2).double()[:, None]
