@@ -172,7 +172,7 @@ class Hessian:
     def _prepare(self) -> list["_Piece"]:
         """The chunks of the data, of all members or of each."""
         loss, w = self.loss, self.w.reshape(-1, self.shape[-1])
-        widest = max(shape[0] for shape in loss.net.layout.shapes)
+        widest = max((*shape, 1)[0] for shape in loss.net.layout.shapes)
         together = loss.net.together and loss.n * widest <= AT_ONCE
         pieces = []
         if len(w) == 1 or (self.device.type == "cpu" and not together):
@@ -222,7 +222,7 @@ class _Piece:
         self.loss, self.leaves, self.x, self.y = loss, leaves, x, y
         self.share, self.member, self.members = share, member, count > 1
         self.examples = y.shape[1] if count > 1 and loss.own_labels else y.shape[0]
-        widest = max(shape[0] for shape in loss.net.layout.shapes)
+        widest = max((*shape, 1)[0] for shape in loss.net.layout.shapes)
         size = self.examples * widest * count
         small = loss.net.together and size <= AT_ONCE
         self.vectors = 16 * AT_ONCE // size if small else 1  # at once

@@ -86,18 +86,26 @@ class Criterion:
         losses = losses.where(counted, 0)
         return losses.flatten(lead).sum(-1) / counted.flatten(lead).sum(-1).clamp_min(1)
 
+    @property
+    def ignored(self) -> int:
+        """The label of what does not count, which PyTorch's losses may be given."""
+        given = getattr(self.function, "keywords", {})  # of a functools.partial
+        given = given.get("ignore_index", IGNORED)
+        return getattr(self.function, "ignore_index", given)
+
     def right(self, outputs: Tensor, y: Tensor, own: bool) -> tuple[Tensor, Tensor]:
         """Which outputs, (members, n, ...), name their label, and which labels count.
 
         y is (n, ...), or (members, n, ...) where every member has its ``own``.
         """
-        is_entropy = self.function is F.cross_entropy or isinstance(
-            self.function, nn.CrossEntropyLoss
+        function = getattr(self.function, "func", self.function)
+        is_entropy = function is F.cross_entropy or isinstance(
+            function, nn.CrossEntropyLoss
         )
         if is_entropy and outputs.ndim > 3:
             outputs = outputs.movedim(2, -1)  # classes come second there
         form, labels = outputs.shape[1:], y.shape[int(own) :]
-        counted = (y != IGNORED).expand(len(outputs), *labels)
+        counted = (y != self.ignored).expand(len(outputs), *labels)
         if form[:-1] == labels and form[-1] > 1 and not y.is_floating_point():
             return outputs.argmax(-1) == y, counted
         if is_entropy and form == labels:  # probabilities as labels
@@ -105,7 +113,7 @@ class Criterion:
             return hits, torch.ones_like(hits)
         if form == (*labels, 1):
             outputs = outputs.squeeze(-1)
-        known = y[y != IGNORED]
+        known = y[y != self.ignored]
         bits = bool(((known == 0) | (known == 1)).all())
         if outputs.shape[1:] != labels or not (bits or bool((known.abs() == 1).all())):
             raise ValueError(
@@ -113,8 +121,8 @@ class Criterion:
                 f"of shape {tuple(labels)}: expected classes, or one output per label, "
                 "which is 0 or 1"
             )
-        halfway = self.function in (F.binary_cross_entropy, F.mse_loss) or isinstance(
-            self.function, nn.BCELoss | nn.MSELoss
+        halfway = function in (F.binary_cross_entropy, F.mse_loss) or isinstance(
+            function, nn.BCELoss | nn.MSELoss
         )
         return (outputs > (0.5 if bits and halfway else 0)) == (y > 0), counted
 

@@ -96,6 +96,12 @@ class _Dropout(nn.Module):
         return x if self.mask.ndim == 0 else x * self.mask
 
 
+_KEEPS = (
+    "the module keeps a tensor computed from its parameters, which does not follow "
+    "them: make pruning permanent (torch.nn.utils.prune.remove), take off "
+    "torch.nn.utils.weight_norm (remove_weight_norm), or compute in forward what is "
+    "cached"
+)
 _POINTWISE = (
     *(nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.SiLU),
     *(nn.ELU, nn.Softplus, nn.LeakyReLU, nn.Identity),
@@ -140,7 +146,7 @@ class Network:
                 "pass the module that went into torch.jit.script or trace"
             )
         self._source = module
-        self._skeleton = copy.deepcopy(module).eval().requires_grad_(False)
+        self._skeleton = _with(module, {}).eval().requires_grad_(False)
         self._replace_dropout(self._skeleton)
         for part in self._skeleton.modules():
             if isinstance(part, nn.Embedding | nn.EmbeddingBag):
@@ -344,10 +350,7 @@ class Network:
                 output = module(*inputs, **named)
             elif self._recomputes:
                 # what is computed again in the backward pass needs these weights still
-                places: Parameters = {**dict(self._skeleton.named_parameters())}
-                places.update(self._skeleton.named_buffers())
-                memo = {id(places[n]): value for n, value in state.items()}
-                output = copy.deepcopy(self._skeleton, memo)(*inputs, **named)
+                output = _with(self._skeleton, state)(*inputs, **named)
             else:
                 # each place once: functional_call's own ties go wrong where a module
                 # stands at two places
@@ -404,6 +407,11 @@ class Network:
         state = self._state({n: p.requires_grad_() for n, p in leaves.items()})
         said = "computes again"
         try:
+            with torch.no_grad():
+                fresh = self._run(state, x, _with(self._source, state).eval())
+        except ValueError:  # it has been called since it was copied
+            fresh = None
+        try:
             with disable_saved_tensors_hooks(said):
                 output = self._run(state, x)
         except RuntimeError as error:
@@ -418,6 +426,13 @@ class Network:
                 "the network gives another output at the second call with the same "
                 "weights and inputs: it draws random numbers, or keeps a state"
             )
+        if fresh is not None and not _close(output, fresh):
+            self._recomputes = True  # it holds a weight in a list or the like
+            output = self._run(state, x)
+            if not _close(output, fresh):
+                raise ValueError(
+                    f"a copy of the module gives another output than the next: {_KEEPS}"
+                )
         if output.grad_fn is None:
             raise ValueError(
                 "no weight reaches the output through autograd: is it computed under "
@@ -434,6 +449,8 @@ class Network:
                 "wrap it in an nn.Module that calls it"
             )
         lost = [n for n, slope in zip(leaves, slopes, strict=False) if slope is None]
+        if lost and fresh is None:
+            raise ValueError(_KEEPS)
         with torch.no_grad():
             moved = {n: 0.9 * leaves[n] + 0.01 for n in lost}
             if lost and not _close(self._run({**state, **moved}, x), output):
@@ -745,6 +762,19 @@ def _places(module: nn.Module) -> dict[str, str]:
         if value is not None
         for place in [f"{path}.{own}" if path else own]
     }
+
+
+def _with(module: nn.Module, state: Parameters) -> nn.Module:
+    """A copy that has these values wherever the module holds on to its own."""
+    own: Parameters = {**dict(module.named_parameters())}
+    own.update(module.named_buffers())
+    memo = {id(own[name]): value for name, value in state.items() if name in own}
+    try:
+        return copy.deepcopy(module, memo)
+    except RuntimeError as error:
+        if "deepcopy" not in str(error):
+            raise
+        raise ValueError(_KEEPS) from error
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Loss: value, gradient and accuracy against plain PyTorch and closed forms."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -413,3 +415,18 @@ def test_ignored_labels_are_left_out_of_the_curvature(name):
                 torch.testing.assert_close(H.exact_diagonal()[i], full.diagonal())
                 norm = fisher_rao_norm(alone, w[i])
                 torch.testing.assert_close(fisher_rao_norm(loss, w)[i], norm)
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [nn.CrossEntropyLoss(ignore_index=1), partial(F.cross_entropy, ignore_index=1)],
+    ids=["module", "partial"],
+)
+def test_a_label_that_the_criterion_ignores_is_no_error(criterion):
+    net, w, x, y = problem()
+    loss = Loss(net, (x, y), criterion)
+    counted = y != 1
+    assert 0 < counted.sum() < len(y)
+    hits = net(w, x).argmax(-1) == y
+    torch.testing.assert_close(loss.accuracy(w), hits[:, counted].double().mean(-1))
+    torch.testing.assert_close(loss(w[0]), criterion(net(w[0], x), y))

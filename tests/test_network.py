@@ -3,10 +3,13 @@
 import copy
 import types
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 from flatlab import models
@@ -669,3 +672,81 @@ def test_only_some_parameters_make_up_w():
     close(block, dense(loss, w)[index][:, index])
     with pytest.raises(ValueError, match=r"only='head.*matches none of 1.weight"):
         Network(module, only="head.*")
+
+
+# -------------------------------------------- weights that a module holds a second time
+
+
+class Held(nn.Module):
+    """Reaches a weight through something that is no part of a module."""
+
+    def __init__(self, hold):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+        self.scale = nn.Parameter(torch.tensor(1.5))  # of no axis, as CLIP's
+        self.held = hold(self.a.weight)
+
+    def forward(self, x):
+        kept = self.held
+        hidden = kept(x) if callable(kept) else x @ next(iter(kept)).T
+        return self.b((hidden + self.a(x)).tanh() * self.scale)
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [lambda p: [p], lambda p: (p,), lambda p: partial(F.linear, weight=p)],
+    ids=["list", "tuple", "partial"],
+)
+def test_a_weight_in_a_list_or_a_partial_is_that_of_w(hold):
+    module = Held(hold).double()
+    net = Network(module)
+    w = net.weights()
+    away = w + 0.3 * torch.randn_like(w)
+    x, y = torch.randn(7, 6, dtype=w.dtype), torch.randint(0, 3, (7,))
+    loss = Loss(net, (x, y))
+    found, slope = loss.value_and_gradient(away)
+    product = Hessian(loss, away) @ w[:, None]
+    own = list(module.parameters())
+    nn.utils.vector_to_parameters(away, own)
+    expected = F.cross_entropy(module(x), y)
+    first = torch.autograd.grad(expected, own, create_graph=True)
+    flat = torch.cat([g.flatten() for g in first])
+    second = torch.autograd.grad(flat @ w, own)
+    torch.testing.assert_close(found, expected.detach())
+    torch.testing.assert_close(slope, flat.detach())
+    second = torch.cat([g.flatten() for g in second])
+    torch.testing.assert_close(product[:, 0], second)
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_what_is_computed_once_from_the_weights_is_refused(called):
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(6, 3)
+
+        @cached_property
+        def turned(self):
+            return self.a.weight.T
+
+        def forward(self, x):
+            return x @ self.turned + self.a.bias
+
+    module, x = Cached(), torch.randn(5, 6)
+    loss = Loss(Network(module), (x, torch.zeros(5, dtype=torch.long)))
+    if called:
+        module(x)
+    with pytest.raises(ValueError, match="keeps a tensor computed from its parameters"):
+        loss(loss.net.weights())
+    if called:
+        with pytest.raises(ValueError, match="compute in forward what is cached"):
+            Network(module)
+
+
+def test_a_pruned_module_is_to_be_made_permanent():
+    module = nn.Sequential(nn.Linear(6, 3))
+    prune.random_unstructured(module[0], "weight", 0.3)
+    with pytest.raises(ValueError, match=r"torch\.nn\.utils\.prune\.remove"):
+        Network(module)
+    prune.remove(module[0], "weight")
+    assert Network(module).k == 21
