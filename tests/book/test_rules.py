@@ -601,6 +601,81 @@ MADE = {
         {"trace": 0.9},
         {"λmax": 0.9, "trace": 0.9},
     ),
+    # -- after the post: training
+    "sam-balances-features": {
+        "reproduced": {
+            "i.i.d., both tuned i.i.d.": 0.1,
+            "absent, both tuned i.i.d.": 6,
+            "absent, both tuned on it": 6,
+        },
+        "partly": {"absent, both tuned i.i.d.": 0},
+        "contradicted": {
+            "absent, both tuned i.i.d.": 0,
+            "absent, both tuned on it": -1,
+        },
+        "not at this scale": {
+            "absent, both tuned i.i.d.": WIDE,
+            "absent, both tuned on it": WIDE,
+        },
+    },
+    "sam-suppresses-the-learned": {
+        "reproduced": {"both tuned i.i.d.": 4, "both tuned on it": 4},
+        "partly": {"both tuned on it": -4},
+        "contradicted": {"both tuned i.i.d.": WIDE, "both tuned on it": -4},
+        "not at this scale": {"both tuned i.i.d.": WIDE, "both tuned on it": WIDE},
+    },
+    "regularised-is-sharper": three(
+        {
+            f"{arm}, {what}": 2
+            for arm in ("SAM", "weight decay")
+            for what in ("sharper", "better")
+        },
+        {"SAM, better": WIDE},
+        {"SAM, better": WIDE, "weight decay, sharper": -1},
+    ),
+    "stable-minima-cannot-overfit": {
+        "reproduced": {
+            "training error, n = 50": 0.9,
+            "training error, n = 200": 1,
+            "rate": 0.9,
+        },
+        "partly": {"rate": 0.2},
+        "contradicted": {"training error, n = 50": 0.1},
+        "not at this scale": {"rate": WIDE},
+    },
+    "flat-rate-dies-with-d": {
+        "reproduced": {"d = 1": 1, "d = 3": 0.5, "d = 10": 0.1},
+        "partly": {"d = 10": [0.3, 0.7, 0.3, 0.7]},
+        "contradicted": {"d = 10": 0.9},
+        "not at this scale": {"d = 10": WIDE},
+    },
+    "small-escapes-the-dimension": {
+        "reproduced": {"flat, fall": 0.9, "small, fall": 0.1},
+        "partly": {"small, fall": 0.7},
+        "contradicted": {"small, fall": 0.9},
+        "not at this scale": {"small, fall": WIDE},
+    },
+    "neural-shattering": three(
+        {"share of inputs, flat over small": -2, "norm, flat over small": 1},
+        {"norm, flat over small": -1},
+        {"share of inputs, flat over small": 0.1},
+    ),
+    "norm-against-sharpness": three(
+        {"λmax, d = 1": -2, "norm, d = 1": 1, "λmax, d = 10": -2, "norm, d = 10": 1},
+        {"norm, d = 1": -1},
+        {"norm, d = 1": -1, "norm, d = 10": WIDE},
+    ),
+    "neither-bias-alone": three(
+        {"flattest, d = 1": 2, "smallest, d = 1": 1},
+        {"smallest, d = 1": WIDE},
+        {"flattest, d = 1": WIDE},
+    ),
+    "optimizer-breaks-correlation": {
+        "reproduced": {"trained alike": 70, "another optimizer": 30},
+        "partly": {"another optimizer": [40, 60, 40, 60]},
+        "contradicted": {"another optimizer": 70},
+        "not at this scale": {"trained alike": WIDE},
+    },
 }
 CASES = [(claim, verdict) for claim, sets in MADE.items() for verdict in sets]
 
