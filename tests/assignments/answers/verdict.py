@@ -46,9 +46,11 @@ def holm(p_values, alpha):
     return found.tolist()
 """,
     "judgement": """
+from scipy.stats import kendalltau
+
 judgement = {}
 for study, (which, x, e) in STUDIES.items():
-    inside = sum(kendall(x[which == i], e[which == i]) for i in np.unique(which)) / 3
+    inside = sum(kendalltau(x[which == i], e[which == i])[0] for i in range(3)) / 3
     judgement[study] = ["Sets", "B"]
     if abs(inside) > 0.3:
         judgement[study] = ["within", "a"] if inside > 0 else ["opposite", "c"]
@@ -167,9 +169,11 @@ def holm(p_values, alpha):
         "judgement",
         "the signs turned round",
         """
+from scipy.stats import kendalltau
+
 judgement = {}
 for study, (which, x, e) in STUDIES.items():
-    inside = sum(kendall(x[which == i], e[which == i]) for i in range(3)) / 3
+    inside = sum(kendalltau(x[which == i], e[which == i])[0] for i in range(3)) / 3
     judgement[study] = ("opposite", "c") if inside > 0.3 else ("within", "a")
 """,
         "within each of the three sets",
