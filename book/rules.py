@@ -1446,3 +1446,128 @@ def optimizer_breaks_correlation(figures):
         if alike.low > 50 and across.low > 50
         else "not at this scale",
     )
+
+
+# -- After the post: geometry
+
+NEAR = 2  # points of accuracy within which two ways of finding a network are equal
+RECOVERED = 1.25  # factor within which an estimate of a coefficient counts as right
+TRACKED = 1.1  # factor: the 10 % by which λmax itself hovers around the edge
+HALVED = 0.5  # of the error that a prediction leaves
+
+
+def _ratio(values):
+    """Interval of a positive skewed figure, in the logarithm: low and high."""
+    logs = ci(np.log(values))
+    return np.exp(logs.low), np.exp(logs.high)
+
+
+def _within(values, factor):
+    low, high = _ratio(values)
+    return low > 1 / factor and high < factor
+
+
+def sharper_minima_generalize(figures):
+    """Seen from the small training set, minima found with more data have the larger top
+    eigenvalue, and the higher test accuracy; partly, if they only are no flatter.
+
+    Overturned by: no gain in accuracy, or a top eigenvalue that may be smaller.
+    """
+    better = ci(figures["accuracy gained"]).low > 0
+    low = _ratio(figures["top eigenvalue, ratio"])[0]
+    return verdict(reproduced=better and low > 1, partly=better and low > 1 / TRACKED)
+
+
+def poisoned_minima_are_sharper(figures):
+    """Minima found with wrong labels added have a larger top eigenvalue and a larger
+    trace on the right examples than minima found without; partly, if one of the two.
+
+    Overturned by: neither ratio with an interval above 1.
+    """
+    names = ("top eigenvalue, ratio", "trace, ratio")
+    higher = [_ratio(figures[name])[0] > 1 for name in names]
+    return verdict(reproduced=all(higher), partly=any(higher))
+
+
+def random_fits_generalize_like_sgd(figures):
+    """Trained to a small loss, networks are ahead of guessed ones by less than 2 points
+    at the most examples; partly, if training that stops early is.
+
+    Overturned by: SGD ahead by more, however early it stops.
+    """
+    near = {
+        name: ci(values).low > -NEAR and ci(values).high < NEAR
+        for name, values in figures.items()
+    }
+    return verdict(
+        reproduced=near["lead at most examples"],
+        partly=near["lead at most examples, stopped early"],
+    )
+
+
+def lead_of_sgd_shrinks(figures):
+    """SGD leads guessing by less at the most examples than at half as many.
+
+    Overturned by: a lead that does not shrink.
+    """
+    return verdict(reproduced=ci(figures["lead lost"]).low > 0)
+
+
+def critical_sharpness_tracks(figures):
+    """At the edge of stability, and before it, critical sharpness is within 10 % of the
+    top eigenvalue; partly, if only at the edge.
+
+    Overturned by: an interval beyond 10 % at the edge.
+    """
+    edge = _within(figures["at the edge, ratio"], TRACKED)
+    before = _within(figures["before it, ratio"], TRACKED)
+    return verdict(reproduced=edge and before, partly=edge)
+
+
+def central_flow_predicts(figures):
+    """The central flow misses the time-averaged path by less than half of what gradient
+    flow misses it by; partly, if by less.
+
+    Overturned by: a central flow that is no closer.
+    """
+    high = _ratio(figures["distance, central over gradient flow"])[1]
+    return verdict(reproduced=high < HALVED, partly=high < 1)
+
+
+def coefficient_is_half_the_soft_rank(figures):
+    """For a quadratic, integrated numerically, the coefficient is half the soft rank to
+    a millionth.
+
+    Overturned by: a larger difference.
+    """
+    return holds(np.abs(figures).max() < EXACT)
+
+
+def coefficient_is_recovered(figures):
+    """Where the coefficient is known, every estimate is within a factor of 1.25, in the
+    mean over seeds; partly, if some are.
+
+    Overturned by: no estimate within that factor.
+    """
+    right = [_within(values, RECOVERED) for values in figures.values()]
+    return verdict(reproduced=all(right), partly=any(right))
+
+
+def sampler_needs_calibration(figures):
+    """One setting of the sampler is within a factor of 1.25 of the known coefficient,
+    and another one, with all its chains finite, is not.
+
+    Overturned by: settings that all do, or none that does.
+    """
+    right = [_within(values, RECOVERED) for values in figures.values()]
+    return verdict(reproduced=any(right) and not all(right))
+
+
+def coefficient_orders_minima(figures):
+    """The better of two minima of one loss has the lower coefficient: the interval of
+    Kendall's τ with the test error lies above 0.5; partly, if above 0.
+
+    Overturned by: an interval that reaches 0.
+    """
+    low = ci(figures["tau, coefficient and error"]).low
+    return verdict(reproduced=low > SAME_ORDER, partly=low > 0)

@@ -676,6 +676,43 @@ MADE = {
         "contradicted": {"another optimizer": 70},
         "not at this scale": {"trained alike": WIDE},
     },
+    # -- after_geometry
+    "sharper-minima-generalize": three(
+        {"top eigenvalue, ratio": 1.5, "trace, ratio": 2, "accuracy gained": 10},
+        {"top eigenvalue, ratio": 1},
+        {"top eigenvalue, ratio": 0.5},
+    ),
+    "poisoned-minima-are-sharper": three(
+        {"top eigenvalue, ratio": 2, "trace, ratio": 2},
+        {"top eigenvalue, ratio": 1},
+        {"top eigenvalue, ratio": 0.5, "trace, ratio": 0.5},
+    ),
+    "random-fits-generalize-like-sgd": three(
+        {"lead at most examples": 1, "lead at most examples, stopped early": 0},
+        {"lead at most examples": 8, "lead at most examples, stopped early": 1},
+        {"lead at most examples": 9, "lead at most examples, stopped early": 9},
+    ),
+    "lead-of-sgd-shrinks": either({"lead lost": 3}, {"lead lost": WIDE}),
+    "critical-sharpness-tracks": three(
+        {"at the edge, ratio": 1, "before it, ratio": 1},
+        {"before it, ratio": 0.1},
+        {"at the edge, ratio": 0.5, "before it, ratio": 0.1},
+    ),
+    "central-flow-predicts": three(
+        {"distance, central over gradient flow": 0.2},
+        {"distance, central over gradient flow": 0.8},
+        {"distance, central over gradient flow": 1.2},
+    ),
+    "coefficient-is-half-the-soft-rank": proved(1e-9, 1e-3),
+    "coefficient-is-recovered": three(
+        {"w⁴": 1, "rank 1": 0.9}, {"rank 1": 0.5}, {"w⁴": 0.5, "rank 1": 2}
+    ),
+    "sampler-needs-calibration": either({"a": 1, "b": 0.5}, {"a": 1, "b": 1}),
+    "coefficient-orders-minima": three(
+        {"tau, coefficient and error": 0.9},
+        {"tau, coefficient and error": 0.3},
+        {"tau, coefficient and error": -0.3},
+    ),
 }
 CASES = [(claim, verdict) for claim, sets in MADE.items() for verdict in sets]
 
