@@ -1469,7 +1469,8 @@ def _within(values, factor):
 
 def sharper_minima_generalize(figures):
     """Seen from the small training set, minima found with more data have the larger top
-    eigenvalue, and the higher test accuracy; partly, if they only are no flatter.
+    eigenvalue, and the higher test accuracy; partly, if they only are no flatter
+    (written after a pilot on other draws).
 
     Overturned by: no gain in accuracy, or a top eigenvalue that may be smaller.
     """
@@ -1480,7 +1481,8 @@ def sharper_minima_generalize(figures):
 
 def poisoned_minima_are_sharper(figures):
     """Minima found with wrong labels added have a larger top eigenvalue and a larger
-    trace on the right examples than minima found without; partly, if one of the two.
+    trace on the right examples than minima found without; partly, if one of the two
+    (written after a pilot on other draws).
 
     Overturned by: neither ratio with an interval above 1.
     """
@@ -1515,7 +1517,8 @@ def lead_of_sgd_shrinks(figures):
 
 def critical_sharpness_tracks(figures):
     """At the edge of stability, and before it, critical sharpness is within 10 % of the
-    top eigenvalue; partly, if only at the edge.
+    top eigenvalue; partly, if only at the edge (written after a pilot on other
+    starts).
 
     Overturned by: an interval beyond 10 % at the edge.
     """
@@ -1565,7 +1568,8 @@ def sampler_needs_calibration(figures):
 
 def coefficient_orders_minima(figures):
     """The better of two minima of one loss has the lower coefficient: the interval of
-    Kendall's τ with the test error lies above 0.5; partly, if above 0.
+    Kendall's τ with the test error lies above 0.5; partly, if above 0 (written after
+    a pilot on other draws).
 
     Overturned by: an interval that reaches 0.
     """
