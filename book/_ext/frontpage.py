@@ -5,6 +5,7 @@ Marks in a page are replaced by what the results say:
 - ``<!-- answer -->``: the course's answer in two sentences.
 - ``<!-- claims in one picture -->``: how many claims held, as a picture.
 - ``<!-- scoreboard -->``: the verdicts by kind, and a row for every claim.
+- ``<!-- measures of the study -->``: the table of the verdict's measures.
 - ``<!-- live network: lr=0.1 fork-rho=0.1 -->``: the network that trains in the page,
   with the settings to start from; works in notebooks too.
 
@@ -23,6 +24,7 @@ from flatlab.course.claims import KINDS, read_registry, read_verdicts
 ANSWER = "<!-- answer -->"
 PICTURE = "<!-- claims in one picture -->"
 BOARD = "<!-- scoreboard -->"
+MEASURES = "<!-- measures of the study -->"
 LIVE = re.compile(r"<!-- live network:?([^>]*?)-->")
 
 # What the verdicts come to, whatever the kind of claim.
@@ -187,6 +189,14 @@ def live(root, settings):
     )
 
 
+def measures(root):
+    """The table of the study's measures, which stands in the verdict."""
+    notebook = json.loads((root / "book" / "verdict.ipynb").read_text("utf-8"))
+    tables = ("".join(cell["source"]) for cell in notebook["cells"])
+    (table,) = (text for text in tables if "\n| measure |" in text)
+    return "\n".join(line for line in table.splitlines() if line.startswith("|"))
+
+
 def replace_marks(app, docname, source):
     """Put in what the results say."""
     root = Path(app.srcdir)
@@ -199,6 +209,8 @@ def replace_marks(app, docname, source):
         text = text.replace(PICTURE, written(picture(root)))
     if BOARD in text:
         text = text.replace(BOARD, written(scoreboard(root)))
+    if MEASURES in text:
+        text = text.replace(MEASURES, measures(root))
     source[0] = LIVE.sub(lambda match: written(live(root, match[1])), text)
 
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from flatlab.course import study
 from flatlab.course.claims import Verdict
 
 from .conftest import ROOT
@@ -55,3 +56,13 @@ def test_the_foot_says_what_the_citation_says():
     cite = frontpage.citation(ROOT)
     assert cite["version"] in foot and str(cite["date-released"]) in foot
     assert cite["authors"][0]["name"] in foot
+
+
+def test_the_glossary_has_the_verdicts_table_of_measures():
+    lines = frontpage.measures(ROOT).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    named = {line.split("|")[1].strip() for line in lines}
+    for measure in study.MEASURES.values():
+        if measure.family in study.FLATNESS:
+            assert any(measure.label.startswith(name) for name in named), measure.label
+    assert frontpage.MEASURES in (ROOT / "book" / "glossary.md").read_text("utf-8")
