@@ -56,7 +56,7 @@ def steps() -> list[Step]:
     for chapter in sorted(chapters, key=lambda name: name == "verdict"):
         command = python, clean, "--execute", f"book/{chapter}.ipynb"
         more = {"FLATLAB_RESULTS": "write"}
-        found.append(Step(chapter, "the chapter, its verdicts", 0.7, command, more))
+        found.append(Step(chapter, "the chapter, its verdicts", 0.6, command, more))
     return found
 
 
