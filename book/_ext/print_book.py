@@ -19,7 +19,7 @@ from pypdf import PdfReader
 # Printed a little smaller than on the screen. The width is that of A4 between the
 # margins, in CSS pixels of a 96th of an inch.
 SCALE = 0.7
-MARGIN = 14  # mm
+MARGIN = 13  # mm
 WIDTH = round((210 - 2 * MARGIN) / 25.4 * 96 / SCALE)
 
 # Chromium as distributions call it; without one, the one that Playwright brought.
@@ -42,7 +42,7 @@ STYLE = """
 .toc-page li.of-chapter { font-size: 1rem; font-weight: 600; padding: 0.6rem 0 0; }
 .toc-page li.of-chapter { break-after: avoid; }
 .toc-page li::after { content: attr(data-page); }
-.bd-article { line-height: 1.4; }
+.bd-article { line-height: 1.37; }
 .bd-article pre { font-size: 0.8rem; line-height: 1.3; padding: 0.4rem 0.6rem; }
 .bd-article :is(h2, h3, h4) { margin-top: 1.2rem; }
 .bd-article .cell { margin-block: 0.5rem; }
