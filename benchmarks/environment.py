@@ -21,12 +21,12 @@ PEERS = {
     "pytorch_optimizer": "pytorch_optimizer==4.1.0",
 }
 # curvlinops asks for backpack, and that for torchvision, which would bring a torch of
-# its own; neither is used in what is measured here
-ALONE = list(PEERS.values())
+# its own; landscaper for what draws its trees. None is used in what is measured here.
+DRAWING = ["gudhi", "topopy", "nglpy", "treelib", "coloraide", "drawsvg"]
+ALONE = [*PEERS.values(), *DRAWING]
 WITH_THEIR_NEEDS = [
     *("einops", "einconv", "linear_operator", "opt-einsum", "tqdm"),
     *("eagerpy", "GitPython", "requests"),
-    *("gudhi", "topopy", "treelib", "coloraide", "drawsvg", "pandas"),
 ]
 
 
