@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 import yaml
 from packaging.metadata import Metadata
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -61,6 +62,20 @@ def test_what_is_installed_is_what_is_pinned():
         if Version(installed.public) != pin:
             different[name] = (str(installed), str(pin))
     assert not different
+
+
+def test_every_pin_can_be_installed_with_the_oldest_python_allowed():
+    """Also with its first release: a Debian of 2023 has 3.11.2."""
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    refused = {}
+    for name in pins():
+        try:
+            needed = metadata(name)["Requires-Python"]
+        except PackageNotFoundError:
+            continue  # needed on another platform only
+        if needed and not SpecifierSet(needed).contains(oldest):
+            refused[name] = needed
+    assert not refused
 
 
 def test_every_requirement_is_installed():
