@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from benchmarks.ensembles import BATCH, LR, MOMENTUM, tensor_loop
+from benchmarks.harness import timed
 from flatlab.course.store import provenance, write_json
 from flatlab.data import Dataset
 from flatlab.models import mlp
@@ -122,20 +125,16 @@ def finished(path: Path) -> dict:
 
 def members(device: torch.device, sizes=(256, 4096), n=1000, epochs=4) -> dict:
     """Steps of single networks per second, width 64: a loop, vmap, ours."""
-    batch, generator = 100, torch.Generator("cpu").manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     x = torch.randn(n, 64, generator=generator).to(device)
     y = torch.randint(10, (n,), generator=generator).to(device)
     data, module = Dataset.from_arrays(x, y), mlp(64, 64, 64, 10).to(device)
     net, found = Network(module), {}
-    steps = epochs * (n // batch)
-    index = [torch.randperm(n, generator=generator)[:batch].to(device)] * steps
+    steps = epochs * (n // BATCH)
+    index = [torch.randperm(n, generator=generator)[:BATCH].to(device)] * steps
 
     def loop(count: int) -> None:
-        optimiser = torch.optim.SGD(module.parameters(), 0.05, momentum=0.9)
-        for i in index:
-            optimiser.zero_grad()
-            F.cross_entropy(module(x[i]), y[i]).backward()
-            optimiser.step()
+        tensor_loop(module, x, y, epochs)
 
     def mapped(count: int) -> None:
         w = net.unflatten(net.weights().expand(count, -1).clone())
@@ -147,11 +146,11 @@ def members(device: torch.device, sizes=(256, 4096), n=1000, epochs=4) -> dict:
         slopes = vmap(grad(value), in_dims=(0, None, None))
         for i in index:
             for name, slope in slopes(w, x[i], y[i]).items():
-                speed[name].mul_(0.9).add_(slope)
-                w[name].sub_(speed[name], alpha=0.05)
+                speed[name].mul_(MOMENTUM).add_(slope)
+                w[name].sub_(speed[name], alpha=LR)
 
     def ours(count: int) -> None:
-        how = {"batch_size": batch, "lr": 0.05, "momentum": 0.9, "record": None}
+        how = {"batch_size": BATCH, "lr": LR, "momentum": MOMENTUM, "record": None}
         train(net, data, seeds=range(count), epochs=epochs, device=device, **how)
 
     for count in sizes:
@@ -161,18 +160,9 @@ def members(device: torch.device, sizes=(256, 4096), n=1000, epochs=4) -> dict:
             ("ours", ours),
         ):
             alone = 1 if name == "a loop" else count  # the time of one says it all
-            seconds = min(_timed(work, alone, device) for _ in range(4))
+            seconds = min(timed(device, partial(work, alone)) for _ in range(4))
             found[f"{name}, {count} members"] = alone * steps / seconds
     return found
-
-
-def _timed(work, count: int, device: torch.device) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    began = time.perf_counter()
-    work(count)
-    wait()
-    return time.perf_counter() - began
 
 
 def main() -> int:

@@ -65,6 +65,24 @@ class Line:
         return {**asdict(self), "met": self.met}
 
 
+def timed(
+    device: torch.device, function: Callable[[], object], calls: int = 1
+) -> float:
+    """Seconds per call, what the device still has to do included."""
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        elif device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+    began = clock()
+    for _ in range(calls):
+        function()
+    return (clock() - began) / calls
+
+
 def interleaved(
     settings: Settings, competitors: dict[str, Callable[[], object]]
 ) -> dict[str, list[float]]:
@@ -74,23 +92,10 @@ def interleaved(
     does at the time falls on all alike.
     """
 
-    def clock() -> float:
-        if settings.device.type == "cuda":
-            torch.cuda.synchronize()
-        elif settings.device.type == "mps":
-            torch.mps.synchronize()
-        return time.perf_counter()
-
-    def timed(function, calls: int) -> float:
-        began = clock()
-        for _ in range(calls):
-            function()
-        return (clock() - began) / calls
-
     calls, whole = {}, 0.0
     for name, function in competitors.items():
         function()  # warm up: graphs, caches, threads
-        once = max(timed(function, 1), 1e-6)
+        once = max(timed(settings.device, function), 1e-6)
         calls[name] = max(1, min(200, round(settings.seconds / once)))
         whole += calls[name] * once
     times: dict[str, list[float]] = {name: [] for name in competitors}
@@ -98,7 +103,8 @@ def interleaved(
     for turn in range(settings.rounds(whole)):
         # nobody always runs after the same one
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            times[name].append(timed(competitors[name], calls[name]))
+            spent = timed(settings.device, competitors[name], calls[name])
+            times[name].append(spent)
     return times
 
 

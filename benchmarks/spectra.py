@@ -1,16 +1,18 @@
 """Eigenvalues, trace and spectral density, at equal true accuracy."""
 
 import contextlib
+import functools
 import io
 import statistics
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.harness import Line, Settings, interleaved, memories, ratios, spread
-from benchmarks.subjects import small_cnn, small_mlp, wide_mlp
+from benchmarks.subjects import Subject, small_cnn, small_mlp, wide_mlp
 from flatlab.hessian import Hessian
 from flatlab.loss import Loss
 from flatlab.spectra import eigenvalues, spectral_density, trace
@@ -39,12 +41,18 @@ def loosest(
     return setting, wrong
 
 
-def top_five(settings: Settings) -> list[Line]:
+@functools.cache
+def five_largest(settings: Settings) -> tuple[Subject, Tensor]:
+    """A network with 1,000 examples, and its five largest eigenvalues in float64."""
     subject = wide_mlp(settings, n=1000)
     exact = Hessian(
         Loss(subject.net, (subject.x.double(), subject.y)), subject.w.double()
     )
-    truth = eigenvalues(exact, k=5, tol=ACCURACY / 100).values.cpu()
+    return subject, eigenvalues(exact, k=5, tol=ACCURACY / 100).values.cpu()
+
+
+def top_five(settings: Settings) -> list[Line]:
+    subject, truth = five_largest(settings)
 
     def ours(tol, seed):
         H = Hessian(subject.loss, subject.w)
@@ -156,7 +164,7 @@ def trace_by_peers(settings: Settings) -> list[Line]:
         return []
     import hessian_eigenthings
 
-    subject = wide_mlp(settings, n=1000)
+    subject, _ = five_largest(settings)
     exact = trace(Hessian(subject.loss, subject.w)).values.item()
     A = peers.eigenthings(subject, [(subject.x, subject.y)])
     model, batch = peers.nngeom(subject)
@@ -204,11 +212,7 @@ def defaults(settings: Settings) -> list[Line]:
     from hessian_eigenthings import lanczos
     from nngeom.curvature import lanczos_spectrum
 
-    subject = wide_mlp(settings, n=1000)
-    exact = Hessian(
-        Loss(subject.net, (subject.x.double(), subject.y)), subject.w.double()
-    )
-    truth = eigenvalues(exact, k=5, tol=ACCURACY / 100).values.cpu()
+    subject, truth = five_largest(settings)
     A = peers.eigenthings(subject, [(subject.x, subject.y)])
     model, batch = peers.nngeom(subject)
     by = {
