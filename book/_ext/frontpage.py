@@ -197,20 +197,18 @@ def measures(root):
     return "\n".join(line for line in table.splitlines() if line.startswith("|"))
 
 
+MARKS = {ANSWER: answer, PICTURE: picture, BOARD: scoreboard, MEASURES: measures}
+
+
 def replace_marks(app, docname, source):
     """Put in what the results say."""
     root = Path(app.srcdir)
     notebook = str(app.env.doc2path(docname)).endswith(".ipynb")
     written = (lambda text: json.dumps(text)[1:-1]) if notebook else str
     text = source[0]
-    if ANSWER in text:
-        text = text.replace(ANSWER, written(answer(root)))
-    if PICTURE in text:
-        text = text.replace(PICTURE, written(picture(root)))
-    if BOARD in text:
-        text = text.replace(BOARD, written(scoreboard(root)))
-    if MEASURES in text:
-        text = text.replace(MEASURES, measures(root))
+    for mark, says in MARKS.items():
+        if mark in text:
+            text = text.replace(mark, written(says(root)))
     source[0] = LIVE.sub(lambda match: written(live(root, match[1])), text)
 
 
