@@ -68,6 +68,11 @@ def check_dtype(dtype: torch.dtype | None, device: torch.device | str | None) ->
         )
 
 
+def double(values: torch.Tensor) -> torch.Tensor:
+    """In float64 where the device has it, else in float32."""
+    return values.float() if values.device.type == "mps" else values.double()
+
+
 def scale() -> str:
     """Read the scale of the experiments from ``FLATLAB_SCALE``.
 

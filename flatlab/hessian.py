@@ -11,6 +11,7 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlab.diagonal import chunks_of, exact_diagonal, leaves_of
+from flatlab.environment import double
 from flatlab.loss import Loss, select
 from flatlab.network import Parameters
 
@@ -141,8 +142,7 @@ class Hessian:
 
     def _differences(self, V: Tensor) -> Tensor:
         """The same by differences of gradients."""
-        w = self.w.reshape(-1, self.shape[-1])
-        w = w if w.device.type == "mps" else w.double()
+        w = double(self.w.reshape(-1, self.shape[-1]))
         out = torch.zeros_like(V, memory_format=torch.contiguous_format)
         for j in range(V.shape[1]):
             length = torch.linalg.vector_norm(V[:, j].to(w), dim=-1, keepdim=True)
@@ -172,8 +172,7 @@ class Hessian:
     def _prepare(self) -> list["_Piece"]:
         """The chunks of the data, of all members or of each."""
         loss, w = self.loss, self.w.reshape(-1, self.shape[-1])
-        widest = max((*shape, 1)[0] for shape in loss.net.layout.shapes)
-        together = loss.net.together and loss.n * widest <= AT_ONCE
+        together = loss.net.together and loss.n * loss.net.layout.widest <= AT_ONCE
         pieces = []
         if len(w) == 1 or (self.device.type == "cpu" and not together):
             for i in range(len(w)):
@@ -222,8 +221,7 @@ class _Piece:
         self.loss, self.leaves, self.x, self.y = loss, leaves, x, y
         self.share, self.member, self.members = share, member, count > 1
         self.examples = y.shape[1] if count > 1 and loss.own_labels else y.shape[0]
-        widest = max((*shape, 1)[0] for shape in loss.net.layout.shapes)
-        size = self.examples * widest * count
+        size = self.examples * loss.net.layout.widest * count
         small = loss.net.together and size <= AT_ONCE
         self.vectors = 16 * AT_ONCE // size if small else 1  # at once
         self.keep, self.reached = False, False

@@ -42,6 +42,11 @@ class Layout:
         """Number of weights."""
         return self.slices[-1].stop
 
+    @property
+    def widest(self) -> int:
+        """The largest first dimension: outputs of a layer, mostly."""
+        return max((*shape, 1)[0] for shape in self.shapes)
+
     def __iter__(self) -> Iterator[tuple[str, torch.Size, slice]]:
         return zip(self.names, self.shapes, self.slices, strict=True)
 
@@ -323,20 +328,21 @@ class Network:
         def one(own: Parameters, inputs: Any) -> Tensor:
             return self._run({**fixed, **own}, inputs)
 
-        if not members:
-            return one(state, x)
-        if like.is_cuda and len(like) > 1 and self._vmaps:
-            try:
-                return vmap(one, in_dims=(0, 0 if own_inputs else None))(state, x)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:  # an operation that has no batching rule
-                self._vmaps = False
-        outputs = []
-        for i in range(len(like)):
-            inputs = select(x, i) if own_inputs else x
-            outputs.append(one({name: v[i] for name, v in state.items()}, inputs))
-        return torch.stack(outputs)
+        with self._plainly():
+            if not members:
+                return one(state, x)
+            if like.is_cuda and len(like) > 1 and self._vmaps:
+                try:
+                    return vmap(one, in_dims=(0, 0 if own_inputs else None))(state, x)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError:  # an operation that has no batching rule
+                    self._vmaps = False
+            outputs = []
+            for i in range(len(like)):
+                inputs = select(x, i) if own_inputs else x
+                outputs.append(one({name: v[i] for name, v in state.items()}, inputs))
+            return torch.stack(outputs)
 
     def _run(
         self, state: Parameters, x: Any, module: nn.Module | None = None
@@ -345,19 +351,18 @@ class Network:
         x = tree_map(_copy, x)  # a module may work on its inputs in place
         named = dict(x) if isinstance(x, Mapping) else {}
         inputs = () if named else x if isinstance(x, tuple | list) else (x,)
-        with self._plainly():
-            if module is not None:
-                output = module(*inputs, **named)
-            elif self._recomputes:
-                # what is computed again in the backward pass needs these weights still
-                output = _with(self._skeleton, state)(*inputs, **named)
-            else:
-                # each place once: functional_call's own ties go wrong where a module
-                # stands at two places
-                values = {p: state[n] for p, n in self._places.items() if n in state}
-                output = functional_call(
-                    self._skeleton, values, inputs, named, tie_weights=False
-                )
+        if module is not None:
+            output = module(*inputs, **named)
+        elif self._recomputes:
+            # what is computed again in the backward pass needs these weights still
+            output = _with(self._skeleton, state)(*inputs, **named)
+        else:
+            # each place once: functional_call's own ties go wrong where a module
+            # stands at two places
+            values = {p: state[n] for p, n in self._places.items() if n in state}
+            output = functional_call(
+                self._skeleton, values, inputs, named, tie_weights=False
+            )
         if isinstance(output, Tensor):
             return output
         if not isinstance(getattr(output, "logits", None), Tensor):
@@ -385,6 +390,7 @@ class Network:
         with (
             torch.random.fork_rng(devices),
             torch.inference_mode(False),
+            self._plainly(),
             _left_as_found(self._source),
         ):
             own = self.weights().to(like)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from flatlab.environment import needs
+from flatlab.environment import double, needs
 from flatlab.hessian import Hessian
 from flatlab.landscape import interpolate
 from flatlab.loss import IGNORED, Loss
@@ -257,8 +257,8 @@ def report(
         if not bool(value.isfinite()):
             raise ValueError(f"the loss is {value:.3g}: there is nothing to measure")
         accuracy = _accuracy(loss, w)
-        if float(value) < _TINY and w.device.type != "mps":
-            w = w.double()  # where all outputs are sure, float32 loses the curvature
+        if float(value) < _TINY:
+            w = double(w)  # where all outputs are sure, float32 loses the curvature
         part = _part(loss, examples, seed)
         H, trouble = Hessian(part, w), None
         try:

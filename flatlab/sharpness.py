@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flatlab.environment import double
 from flatlab.loss import IGNORED, Loss
 from flatlab.neighbourhoods import Bound, Neighbourhood, check_set, keskar_box
 from flatlab.network import over_members
@@ -284,8 +285,8 @@ def average_sharpness(
 
 def _exact(loss: Loss, w: Tensor) -> Tensor | None:
     """L_S(w) in float64, where w is not in it and the device knows it."""
-    known = w.dtype == torch.float64 or w.device.type == "mps"
-    return None if known else loss(w.double())
+    exact = double(w)
+    return None if exact.dtype == w.dtype else loss(exact)
 
 
 @over_members
@@ -367,7 +368,7 @@ def critical_sharpness(
     """
     if not 0 < tol < 1:
         raise ValueError(f"tol must lie between 0 and 1, got {tol}")
-    w = wide(w) if w.device.type == "mps" else w.double()
+    w = double(w)
     if direction is None:
         direction = loss.gradient(w)
     elif direction.numel() != w.numel() or direction.shape[-1] != w.shape[-1]:

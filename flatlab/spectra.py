@@ -712,21 +712,30 @@ def _estimate(
     if exact is not None:
         probes.values, probes.standard_error = exact, torch.zeros_like(exact)
         probes.met = torch.ones(operator.members, dtype=torch.bool, device="cpu")
-    if not bool(probes.met.all()):
+    found = probes.values, probes.standard_error, probes.met
+    return _told(operator, *found, tol, "allow more products", stacklevel=4)
+
+
+def _told(
+    operator: _Operator,
+    values: Tensor,
+    error: Tensor,
+    met: Tensor,
+    tol: float,
+    remedy: str,
+    stacklevel: int,
+) -> Estimate:
+    """The result, with a warning where its error does not meet the tolerance."""
+    if not bool(met.all()):
         warnings.warn(
-            f"{int((~probes.met).sum())} of {operator.members} members did not reach "
+            f"{int((~met).sum())} of {operator.members} members did not reach "
             f"tol={tol:g} in {operator.products} products; see `standard_error`, or "
-            f"allow more products",
+            f"{remedy}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     products = torch.full((operator.members,), operator.products, device="cpu")
-    return Estimate(
-        values=operator.tensor(probes.values),
-        standard_error=operator.tensor(probes.standard_error),
-        products=operator.tensor(products),
-        converged=operator.tensor(probes.met),
-    )
+    return Estimate(*map(operator.tensor, (values, error, products, met)))
 
 
 def _by_unit_vectors(operator: _Operator, whole: bool) -> Tensor:
@@ -910,16 +919,8 @@ def soft_rank(
         values, error, met = _soft_rank(
             operator, ridges, tol, steps, max_products, seed
         )
-    if not bool(met.all()):
-        warnings.warn(
-            f"{int((~met).sum())} of {operator.members} members did not reach "
-            f"tol={tol:g} in {operator.products} products; see `standard_error`, or "
-            f"allow more products or steps",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    products = torch.full((operator.members,), operator.products, device="cpu")
-    return Estimate(*map(operator.tensor, (values, error, products, met)))
+    remedy = "allow more products or steps"
+    return _told(operator, values, error, met, tol, remedy, stacklevel=3)
 
 
 def _ridges(operator: _Operator, ridge: float | Tensor) -> Tensor:
@@ -969,8 +970,7 @@ def _soft_rank(
     generator = torch.Generator("cpu").manual_seed(seed)
     found = torch.zeros(2, operator.members, 0, **_CPU)
     while True:
-        draws = torch.randn(_BLOCK // 2, operator.k, generator=generator, **_CPU)
-        q = operator.place(draws / draws.norm(dim=-1, keepdim=True))
+        q = _on_the_sphere(operator, _BLOCK // 2, generator)
         T = _tridiagonal(operator, q, steps).unflatten(0, (operator.members, -1))
         parts = []
         for size in (steps, max(1, steps // 2)):
@@ -1013,8 +1013,7 @@ def spectral_density(
         raise ValueError(f"need probes ≥ 1 and steps ≥ 1, got {probes} and {steps}")
     steps = min(steps, operator.k)
     generator = torch.Generator("cpu").manual_seed(seed)
-    draws = torch.randn(probes, operator.k, generator=generator, **_CPU)
-    q = operator.place(draws / draws.norm(dim=-1, keepdim=True))
+    q = _on_the_sphere(operator, probes, generator)
     nodes, Y = torch.linalg.eigh(_tridiagonal(operator, q, steps))
     weights = Y[:, 0].square() / probes
     m = operator.members
@@ -1025,6 +1024,14 @@ def spectral_density(
         probes=probes,
         products=operator.tensor(products),
     )
+
+
+def _on_the_sphere(
+    operator: _Operator, probes: int, generator: torch.Generator
+) -> Tensor:
+    """Random unit vectors, (probes, k)."""
+    draws = torch.randn(probes, operator.k, generator=generator, **_CPU)
+    return operator.place(draws / draws.norm(dim=-1, keepdim=True))
 
 
 def _tridiagonal(operator: _Operator, q: Tensor, steps: int) -> Tensor:
