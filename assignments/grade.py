@@ -158,8 +158,9 @@ class Course:
     def failed(self, student, found, reason):
         """The grade, as JSON, of a submission whose process ended."""
         assignment = self.assignments.get(found["assignment"])
-        which = (found[name] for name in ("assignment", "file", "time"))
-        return asdict(Grade(student, *which, "look", reason, nothing(assignment)))
+        name, file, time = found["assignment"], found["file"], found["time"]
+        lost = nothing(assignment)
+        return asdict(Grade(student, name, file, time, "look", reason, lost))
 
     def graded(self, job):
         """Grade one submission, as JSON."""

@@ -161,13 +161,13 @@ def exports(grades, assignments, folder, output):
 
 def gradescope(grade):
     """What Gradescope reads from ``results.json``."""
-    names = ("name", "score", "max_score", "output")
     tests = [
-        dict(
-            zip(
-                names, (o.title or o.id, o.points or 0.0, o.most, o.message or "passed")
-            )
-        )
+        {
+            "name": o.title or o.id,
+            "score": o.points or 0.0,
+            "max_score": o.most,
+            "output": o.message or "passed",
+        }
         for o in grade.outcomes
     ]
     return {"score": grade.total, "output": grade.reason, "tests": tests}

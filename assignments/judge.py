@@ -83,8 +83,8 @@ def judge(student, assignment, found, session, only=None):
     for step in steps:
         cell = by_id.get(step.id)
         if step.kind == "written":
-            words = ("waits for a person", "", cell.title)
-            outcomes.append(Outcome(cell.id, None, cell.points, *words))
+            why = "waits for a person"
+            outcomes.append(Outcome(cell.id, None, cell.points, why, "", cell.title))
             shown.append(["written", step.id, step.source, ""])
         elif step.kind == "test":
             if only in (None, step.id):

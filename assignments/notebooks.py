@@ -161,9 +161,12 @@ def variant(source, student):
 
 def for_student(assignment, student):
     """Give the assignment with the student's own numbers."""
-    texts = ("source", "released")
     cells = [
-        replace(cell, **{k: variant(getattr(cell, k), student) for k in texts})
+        replace(
+            cell,
+            source=variant(cell.source, student),
+            released=variant(cell.released, student),
+        )
         for cell in assignment.cells
     ]
     return replace(assignment, cells=tuple(cells))
