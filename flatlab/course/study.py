@@ -385,7 +385,7 @@ def measure(net: Network, data: Dataset, w: Tensor, start: Tensor) -> dict[str, 
 
 
 def _soft_rank(net: Network, data: Dataset, w: Tensor) -> dict[str, Tensor]:
-    """With two probes of 80 steps: to a fifth or so, which is said by no warning."""
+    """With two probes of 80 steps: to a quarter or so, which is said by no warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*did not reach tol")
         hessian = Hessian(Loss(net, data.train), w)
