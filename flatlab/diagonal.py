@@ -24,8 +24,8 @@ from torch.autograd.graph import get_gradient_edge
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from flatlab.loss import CHUNK_ELEMENTS, IGNORED, Loss, select
-from flatlab.network import Network, Parameters
+from flatlab.loss import CHUNK_ELEMENTS, IGNORED, Loss
+from flatlab.network import Network, Parameters, select
 
 # Classes whose gradients are held at once.
 _COLUMNS = 64
@@ -51,136 +51,104 @@ def exact_diagonal(loss: Loss, w: Tensor) -> Tensor | None:
     and its kin, pooling and additions have one, with the criterion "cross_entropy" or
     "mse". w is (members, k), and so is the diagonal.
     """
-    if loss.criterion.function not in ("cross_entropy", "mse"):
-        return None
-    plan = _plan(loss.net)
-    if plan is None or not _agrees(loss, w, plan):
+    named = loss.criterion.function in ("cross_entropy", "mse")
+    trace = None if not named or isinstance(loss.x, Mapping) else _trace_of(loss.net)
+    if trace is None or not _agrees(loss, w, trace):
         return None
     # per-example gradients of a convolution, one for each column of S or so
-    wide = [m.weight.numel() for m in plan.layers.values() if type(m) is not nn.Linear]
+    wide = [m.weight.numel() for m in trace.layers.values() if type(m) is not nn.Linear]
     block = max(1, CHUNK_ELEMENTS // (8 * max(wide))) if wide else loss.n
     rows = []
     for member in range(len(w)):
-        leaves = leaves_of(loss.net, w[member])
+        leaves = loss.net.leaves(w[member])
         total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
         count = 0
-        for x, y, _ in chunks_of(loss, w, member):
+        for x, y, _ in loss.chunks(w, member):
             count += int((y != IGNORED).sum())
             for start in range(0, len(y), block):
-                part = slice(start, start + block)
-                square = _squares_of(loss, plan, leaves, select(x, part), y[part])
-                if square is None:
-                    return None
-                for name, value in square.items():
-                    total[name] += value.view_as(total[name])
+                some = select((x, y), slice(start, start + block))
+                _add_squares(total, loss, trace, leaves, *some)
         rows.append(loss.net.flatten(total, members=False) / count)
     return torch.stack(rows)
-
-
-def leaves_of(net: Network, w: Tensor) -> Parameters:
-    """Parameters to differentiate with respect to.
-
-    A list of leaves, not one flat one: slicing a flat leaf costs a backward of its own.
-    """
-    return {n: p.detach().requires_grad_() for n, p in net.unflatten(w).items()}
-
-
-def chunks_of(loss: Loss, w: Tensor, member: int) -> Iterator[tuple[Any, Tensor, Any]]:
-    """The data of one member of w, (members, k), in chunks."""
-    if not loss.own_labels:
-        yield from loss.chunks(w[member])
-        return
-    for x, y, share in loss.chunks(w):
-        yield x, y[member], share[member] if isinstance(share, Tensor) else share
 
 
 # ------------------------------------------------------------------------ the trace
 
 
-_PLANS: WeakKeyDictionary[Network, "_Plan | None"] = WeakKeyDictionary()
+_TRACES: WeakKeyDictionary[Network, "_Trace | None"] = WeakKeyDictionary()
 
 
-def _plan(net: Network) -> "_Plan | None":
+def _trace_of(net: Network) -> "_Trace | None":
     """The trace of a network that is linear in each weight; None of any other."""
-    if net not in _PLANS:
+    if net not in _TRACES:
         try:
-            plan = _Plan(next(net.modules()), set(net.layout.names))
+            _TRACES[net] = _Trace(next(net.modules()), set(net.layout.names))
         except Exception:  # what a trace cannot follow has no closed form here
-            plan = None
-        _PLANS[net] = plan if plan and plan.is_linear else None
-    return _PLANS[net]
+            _TRACES[net] = None
+    return _TRACES[net]
 
 
-class _Plan:
-    """The trace of a module, with names for its weights and buffers."""
+class _Trace(fx.Interpreter):
+    """The trace of a module, which runs at any weights.
+
+    Raises:
+        ValueError: if a node is not known to be piecewise linear in each weight.
+    """
 
     def __init__(self, module: nn.Module, trained: set[str]):
         bare = type(module) in _LAYERS  # a trace would look inside it
-        self.traced = fx.symbolic_trace(nn.Sequential(module) if bare else module)
+        super().__init__(fx.symbolic_trace(nn.Sequential(module) if bare else module))
         named = (*module.named_parameters(), *module.named_buffers())
-        names = {id(tensor): name for name, tensor in named}
-        # of each module that is called: its tensors, and their names in the network
-        self.own: dict[str, dict[str, str]] = {}
+        self.names = {id(tensor): name for name, tensor in named}
         self.layers: dict[str, Any] = {}  # those with weights in w
-        for node in self.traced.graph.find_nodes(op="call_module"):
-            called = self.traced.get_submodule(node.target)
-            tensors = (*called.named_parameters(), *called.named_buffers())
-            self.own[node.target] = {name: names[id(t)] for name, t in tensors}
-        self.is_linear = self._linear_in_each_weight(trained, set(names.values()))
-
-    def _linear_in_each_weight(self, trained: set[str], known: set[str]) -> bool:
-        """Whether all nodes are known to be so; finds the layers that learn."""
         used: list[str] = []
         moving: set[fx.Node] = set()  # nodes that depend on w
-        for node in self.traced.graph.nodes:
+        for node in self.graph.nodes:
             inputs = [n for n in node.all_input_nodes if n in moving]
             if node.op == "get_attr":
-                if node.target in trained or node.target not in known:
-                    return False
+                known = node.target in {*self.names.values()} - trained
             elif node.op == "call_module":
-                module, own = self.traced.get_submodule(node.target), self.own
-                mine = [n for n in own[node.target].values() if n in trained]
-                if mine or inputs:
-                    if not _module_is_known(module, node, own[node.target], mine):
-                        return False
-                    moving.add(node)
+                own = self.own(node.target)
+                mine = [name for name in own.values() if name in trained]
+                if not mine and not inputs:
+                    continue
+                layer = self.fetch_attr(node.target)
+                known = _module_is_known(layer, node, own, mine)
+                moving.add(node)
                 if mine:
-                    self.layers[node.target] = module
+                    self.layers[node.target] = layer
                     used += mine
             elif inputs and node.op.startswith("call") and not _is_shape(node):
-                if not _function_is_known(node, inputs):
-                    return False
+                known = _function_is_known(node, inputs)
                 moving.add(node)
-        return len(used) == len(set(used))
+            else:
+                continue
+            if not known:
+                raise ValueError(f"{node} is not known to be piecewise linear")
+        if len(used) > len(set(used)):
+            raise ValueError("a weight is used twice")
 
-    def run(
-        self, net: Network, leaves: Parameters, x: Any
-    ) -> tuple[Tensor, dict[str, tuple]]:
+    def own(self, target: Any) -> dict[str, str]:
+        """The tensors of a module that is called, and their names in the network."""
+        called: Any = self.fetch_attr(target)
+        tensors = (*called.named_parameters(), *called.named_buffers())
+        return {name: self.names[id(tensor)] for name, tensor in tensors}
+
+    def at(self, state: Parameters, x: Any) -> tuple[Tensor, dict[str, tuple]]:
         """Logits; and of each layer its input, its state and its gradient's edge."""
-        tape = _Tape(self, net._state(leaves))
+        self.state, self.seen = state, {}
         with torch.enable_grad():
             inputs = x if isinstance(x, tuple | list) else (x,)
-            logits = tape.run(*(value.clone() for value in inputs))
-        return logits, tape.seen
-
-
-class _Tape(fx.Interpreter):
-    """Runs a traced network at given weights."""
-
-    def __init__(self, plan: _Plan, state: Parameters):
-        super().__init__(plan.traced)
-        self.plan, self.state = plan, state
-        self.seen: dict[str, tuple] = {}
+            logits = self.run(*(value.clone() for value in inputs))
+        return logits, self.__dict__.pop("seen")
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self.state[target]
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(target)
-        own = {n: self.state[name] for n, name in self.plan.own[target].items()}
-        if target not in self.plan.layers:
-            if not own:
-                return module(*args, **kwargs)
+        own = {n: self.state[name] for n, name in self.own(target).items()}
+        if target not in self.layers:
             return functional_call(module, own, args, kwargs)
         out = _layer(module, own, args[0])
         # a copy, and the edge: what follows may work in place
@@ -230,70 +198,58 @@ def _is_shape(node: fx.Node) -> bool:
     return node.target is getattr and node.args[1] in ("shape", "ndim")
 
 
-def _agrees(loss: Loss, w: Tensor, plan: _Plan) -> bool:
+def _agrees(loss: Loss, w: Tensor, trace: _Trace) -> bool:
     """Whether the trace has the network's logits, example by example, and its slopes.
 
     What a trace does not show, such as a hook, ``no_grad`` or a part with a backward of
     its own, shows here.
     """
-    if loss.net.mixes_examples or isinstance(loss.x, Mapping):
-        return False
-    x, _, _ = next(chunks_of(loss, w, 0))
-    few = select(x, slice(2))
-    leaves = leaves_of(loss.net, w[0])
+    x, _, _ = next(loss.chunks(w, 0))
+    few, leaves = select(x, slice(2)), loss.net.leaves(w[0])
     with torch.enable_grad():
         logits = loss.net.evaluate(leaves, few, members=False)
     if logits.ndim != 2 or not logits.requires_grad:
         return False
-    traced = plan.run(loss.net, leaves, few)[0]
+    state = loss.net.state(leaves)
     parts = [select(few, slice(i, i + 1)) for i in range(len(logits))]
-    alone = torch.cat([plan.run(loss.net, leaves, part)[0] for part in parts])
+    traced, seen = trace.at(state, few)
+    for target, (a, *_) in seen.items():  # a layer may act on parts of examples
+        is_dense = type(trace.layers[target]) is nn.Linear
+        if len(a) != len(logits) or (is_dense and a.ndim != 2):
+            return False
+    alone = torch.cat([trace.at(state, part)[0] for part in parts])
     if not logits.shape == traced.shape == alone.shape:
         return False
     v = torch.arange(1, logits.numel() + 1, dtype=w.dtype, device=w.device).cos()
+    inputs, eps = list(leaves.values()), 1000 * torch.finfo(w.dtype).eps
 
     def slopes(z: Tensor) -> Tensor:
-        inputs = list(leaves.values())
         slopes = torch.autograd.grad(z, inputs, v.view_as(z), materialize_grads=True)
         return torch.cat([slope.flatten() for slope in slopes])
 
-    eps = 1000 * torch.finfo(w.dtype).eps
-    return all(
-        bool((a - b).abs().max() <= eps * (1 + b.abs().max()))
-        for a, b in (
-            (alone, logits),
-            (traced, logits),
-            (slopes(traced), slopes(logits)),
-        )
-    )
+    pairs = (alone, logits), (traced, logits), (slopes(traced), slopes(logits))
+    return all(bool((a - b).abs().max() <= eps * (1 + b.abs().max())) for a, b in pairs)
 
 
 # ------------------------------------------------------------------ squared gradients
 
 
-def _squares_of(
-    loss: Loss, plan: _Plan, leaves: Parameters, x: Any, y: Tensor
-) -> dict[str, Tensor] | None:
-    """The diagonal Σ_n Σ_c (J_nᵀ s_nc)² of some examples; None without a formula."""
-    logits, seen = plan.run(loss.net, leaves, x)
+def _add_squares(
+    total: Parameters, loss: Loss, trace: _Trace, leaves: Parameters, x: Any, y: Tensor
+) -> None:
+    """Add the diagonal Σ_n Σ_c (J_nᵀ s_nc)² of some examples."""
+    logits, seen = trace.at(loss.net.state(leaves), x)
     edges = [edge for *_, edge in seen.values()]
-    squares: dict[str, Any] = {}
     columns = _factor(loss.criterion.function, logits.detach(), y)
     # G: gradients in the layers' outputs, one for each of some columns of S
     while some := [*islice(columns, _COLUMNS)]:
         G = [torch.autograd.grad(logits, edges, s, retain_graph=True) for s in some]
         for i, (target, (a, state, _)) in enumerate(seen.items()):
-            module = plan.layers[target]
             g = torch.stack([gradients[i] for gradients in G], dim=1)
-            # a row for each example: otherwise layers act on parts of examples
-            if len(g) != len(y) or (type(module) is nn.Linear and g.ndim != 3):
-                return None
-            names = plan.own[target]
-            for part, square in _squares(module, state, a, g).items():
-                name = names.get(part)
-                if name in leaves:
-                    squares[name] = squares.get(name, 0) + square
-    return squares
+            names = trace.own(target)
+            for part, square in _squares(trace.layers[target], state, a, g).items():
+                if (name := names.get(part)) in total:
+                    total[name] += square.view_as(total[name])
 
 
 def _factor(criterion: Any, logits: Tensor, y: Tensor) -> Iterator[Tensor]:

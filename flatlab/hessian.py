@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flatlab.diagonal import chunks_of, exact_diagonal, leaves_of
+from flatlab.diagonal import exact_diagonal
 from flatlab.environment import double
 from flatlab.loss import Loss, select
 from flatlab.network import Parameters
@@ -176,11 +176,11 @@ class Hessian:
         pieces = []
         if len(w) == 1 or (self.device.type == "cpu" and not together):
             for i in range(len(w)):
-                leaves, member = leaves_of(loss.net, w[i]), slice(i, i + 1)
-                for chunk in chunks_of(loss, w, i):
+                leaves, member = loss.net.leaves(w[i]), slice(i, i + 1)
+                for chunk in loss.chunks(w, i):
                     pieces.append(_Piece(loss, leaves, *chunk, member, 1))
         else:
-            leaves = leaves_of(loss.net, w)
+            leaves = loss.net.leaves(w)
             for chunk in loss.chunks(w):
                 pieces.append(_Piece(loss, leaves, *chunk, slice(None), len(w)))
         if self.retain is None:

@@ -333,18 +333,24 @@ class Loss:
                 f"{tuple(w.shape)}"
             )
 
-    def chunks(self, w: Tensor) -> Iterator[tuple[Any, Tensor, Any]]:
+    def chunks(
+        self, w: Tensor, member: int | None = None
+    ) -> Iterator[tuple[Any, Tensor, Any]]:
         """The data in the place and dtype of w, (k,) or (members, k).
 
         Returns:
             Iterator over x (b, ...), y (b,) or (members, b), and the share of the
-            labels that count: b/n, or (members,) where some are ignored.
+            labels that count: b/n, or (members,) where some are ignored. Of one
+            ``member`` of w, y is (b,), and its share a number.
         """
-        parts, (_, x, y) = self._parts(w), self._placed
-        if self.own_labels:
+        parts = self._parts(w if member is None else w[member])
+        _, x, y = self._placed
+        axis = int(self.own_labels and member is None)
+        if axis:
             self.check(w if len(w) % len(y) else w[: len(y)])
             y = y.repeat(len(w) // len(y), *[1] * (y.ndim - 1))  # points x members
-        axis = int(self.own_labels)
+        elif self.own_labels:
+            y = y[member % len(y)]
         for part in parts:
             whole = len(parts) == 1
             share: Any = (part.stop - part.start) / self.n
@@ -443,12 +449,7 @@ class Loss:
     @_over_members
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """L_S(w) and its gradient, from one evaluation: (...,) and (..., k)."""
-        if torch.is_inference_mode_enabled():
-            raise ValueError(
-                "there are no gradients under torch.inference_mode: measure outside, "
-                "or under torch.inference_mode(False)"
-            )
-        leaves = {n: p.requires_grad_() for n, p in self.net.unflatten(w).items()}
+        leaves = self.net.leaves(w)
         value: Any = 0
         gradient: Any = 0
         for x, y, share in self.chunks(w):

@@ -261,6 +261,19 @@ class Network:
         lead = int(members)
         return torch.cat([p.reshape(*p.shape[:lead], -1) for p in parts], dim=-1)
 
+    def leaves(self, w: Tensor) -> Parameters:
+        """``unflatten`` to differentiate with respect to.
+
+        A list of leaves, not one flat one: slicing a flat leaf costs a backward of its
+        own.
+        """
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "torch.inference_mode is on, where nothing can be differentiated: "
+                "measure outside of it, or inside torch.inference_mode(False)"
+            )
+        return {n: p.detach().requires_grad_() for n, p in self.unflatten(w).items()}
+
     def layout_on(self, device: torch.device) -> Layout:
         """The layout with its index tensors on ``device``, kept for the next call."""
         if device not in self._layouts:
@@ -403,14 +416,14 @@ class Network:
             with torch.no_grad():
                 if self._dense is not None and self._flattens(x, False):
                     dense = self._evaluate_dense(leaves, x, False, False, {})
-                    if not _close(dense, self._run(self._state(leaves), x)):
+                    if not _close(dense, self._run(self.state(leaves), x)):
                         self._dense = None  # a layer does more than its type says
                 self._examine_copy(x)
         self._examined = True
 
     def _examine_slopes(self, x: Any, leaves: Parameters) -> None:
         """Raise unless autograd sees all that the output is computed from."""
-        state = self._state({n: p.requires_grad_() for n, p in leaves.items()})
+        state = self.state({n: p.requires_grad_() for n, p in leaves.items()})
         said = "computes again"
         try:
             with torch.no_grad():
@@ -470,7 +483,7 @@ class Network:
         """Raise unless the copy computes what the module does."""
         own = self.weights()
         x = place(x, own.device, own.dtype)
-        copied = self._run(self._state(self.unflatten(own)), x)
+        copied = self._run(self.state(self.unflatten(own)), x)
         for module in self._source.modules():
             module.training = False
         if not _close(copied, self._run({}, x, self._source)):
@@ -479,7 +492,7 @@ class Network:
                 "pass a module whose copy.deepcopy computes the same"
             )
 
-    def _state(self, parameters: Parameters) -> Parameters:
+    def state(self, parameters: Parameters) -> Parameters:
         """Parameters, and what the module holds besides, as it is now."""
         return {**self._fixed(next(iter(parameters.values()))), **parameters}
 
@@ -603,7 +616,7 @@ class Network:
         ]
         try:
             with torch.no_grad():
-                return self._run(self._state(self.unflatten(own)), x)
+                return self._run(self.state(self.unflatten(own)), x)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:

@@ -434,7 +434,7 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
     complexity of neural networks, definition 2.
     """
     w = wide(w)
-    leaves = {n: p.detach().requires_grad_() for n, p in loss.net.unflatten(w).items()}
+    leaves = loss.net.leaves(w)
     total = torch.zeros_like(w[:, 0])
     for x, y, share in loss.chunks(w):
         # the fused attention kernels have no second derivative
