@@ -8,7 +8,7 @@ anywidget installed the functions warn and return None, so that a notebook runs 
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,29 +23,17 @@ _FOLDER = Path(__file__).parent / "explorers"
 
 @dataclass(frozen=True)
 class Panel:
-    """One part of ``explore``; made by ``lines``, ``along`` and ``pictures``.
+    """One part of ``explore``; made by ``lines``, ``along`` and ``pictures``."""
 
-    Attributes:
-        kind: "lines", "along" or "pictures".
-        title: what is on the vertical axis, or above the pictures.
-        over: names of the sliders that its arrays have axes for; None for all.
-        content: what the part shows, as it was given.
-    """
-
-    kind: str
-    title: str
-    over: list | None
-    content: dict
+    slider: str | None  # the one that its arrays have an axis for; None for all
+    pack: Callable[[Mapping], dict]  # for the JavaScript, from these sliders' values
 
 
 # -------------------------------------------------------------------------- packing
 
 
 def _numbers(name, values, ndim=None, gaps=False) -> np.ndarray:
-    """A float64 array of finite numbers, from tensors, arrays or lists.
-
-    With ``gaps`` NaN may stand for what does not exist.
-    """
+    """A float64 array of finite numbers; with ``gaps`` NaN stands for what is none."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     array = np.asarray(values, dtype=np.float64)
@@ -71,11 +59,6 @@ def _pack_rounded(array) -> dict:
     share = (array - low) / (high - low) if high > low else np.zeros_like(array)
     packed = _pack(np.rint(65535 * share), "u2")
     return packed | {"low": low, "high": high}
-
-
-def _unpack(packed) -> np.ndarray:
-    values = np.frombuffer(packed["bytes"], "<" + packed["type"])
-    return values.reshape(packed["shape"])
 
 
 @cache
@@ -115,27 +98,18 @@ def _text(value) -> str:
     return value if isinstance(value, str) else f"{float(value):.4g}"
 
 
-def _limits(arrays, log, given=None) -> list[float]:
-    """Ends of an axis that shows all arrays, with some room on a linear one."""
-    if given is not None:
-        low, high = map(float, given)
-    else:
-        low = min(float(np.nanmin(a)) for a in arrays)
-        high = max(float(np.nanmax(a)) for a in arrays)
-        room = 0.0 if log else 0.04 * (high - low)
-        low, high = low - room, high + room
-    if low == high:
-        low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
-    return [low, high]
+def _mean_and_half(values) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean and half width of its interval over the last axis, NaN where any is."""
+    found, gap = mean_interval(np.nan_to_num(values)), np.isnan(values).any(-1)
+    mean, half = (np.where(gap, np.nan, v) for v in (found.mean, found.half_width))
+    return mean, half if found.n > 1 else None
 
 
 # -------------------------------------------------------------------------- explore
 
 
-def lines(
-    x, series, *, xlabel, ylabel, over=None, log_x=False, limits=None, rules=()
-) -> Panel:
-    """A part of ``explore`` with curves over x, one picture per slider position.
+def lines(x, series, *, xlabel, ylabel, log_x=False, limits=None) -> Panel:
+    """A part of ``explore`` with curves over x, other ones per slider position.
 
     Args:
         x: (points,) what the curves run over.
@@ -143,46 +117,67 @@ def lines(
             members); members are drawn as mean and 95 % interval, NaN as a gap.
         xlabel: name of the horizontal axis, with its unit.
         ylabel: name of the vertical axis, with its unit.
-        over: names of the sliders that the arrays have axes for; by default all.
         log_x: whether the horizontal axis is logarithmic.
         limits: (low, high) of the vertical axis; by default all values fit.
-        rules: heights of horizontal lines.
     """
-    content = dict(x=x, series=series, xlabel=xlabel, log=log_x, limits=limits)
-    return Panel("lines", ylabel, over, content | {"rules": list(rules)})
+    x = _numbers("x", x, 1)
+
+    def pack(sliders):
+        shape = (*map(len, sliders.values()), len(x))
+        curves = _pack_curves(x, series, shape, log_x, limits)
+        return {"kind": "lines", "xlabel": xlabel, "y": ylabel, **curves}
+
+    return Panel(None, pack)
 
 
-def along(
-    slider, series, *, ylabel, over=None, log_x=False, limits=None, rules=()
-) -> Panel:
+def along(slider, series, *, ylabel, log_x=False, limits=None, rules=()) -> Panel:
     """A part of ``explore`` with curves over one slider, marked where it stands.
 
     Args:
         slider: name of the slider, whose values must be numbers.
-        series: dict from name to values (sliders...) or (sliders..., members); members
-            are drawn as mean and 95 % interval.
+        series: dict from name to (positions,) or (positions, members) values, drawn as
+            by ``lines``.
         ylabel: name of the vertical axis, with its unit.
-        over: names of the sliders that the arrays have axes for; by default all.
         log_x: whether the horizontal axis is logarithmic.
         limits: (low, high) of the vertical axis; by default all values fit.
         rules: heights of horizontal lines.
     """
-    content = dict(slider=slider, series=series, log=log_x, limits=limits)
-    return Panel("along", ylabel, over, content | {"rules": list(rules)})
+
+    def pack(sliders):
+        x = _numbers(slider, sliders[slider], 1)
+        curves = _pack_curves(x, series, x.shape, log_x, limits, rules)
+        return {"kind": "along", "xlabel": slider, "y": ylabel, **curves}
+
+    return Panel(slider, pack)
 
 
-def pictures(images, *, title, captions=None, over=None, range=(0.0, 1.0)) -> Panel:
+def pictures(images, *, title, captions=None, range=(0.0, 1.0)) -> Panel:
     """A part of ``explore`` with pictures, other ones per slider position.
 
     Args:
         images: (sliders..., pictures, height, width), or with a last axis of 3 colours.
         title: what the pictures are.
         captions: strings in nested lists, (sliders..., pictures).
-        over: names of the sliders that the arrays have axes for; by default all.
         range: (low, high), drawn black and white; what is outside is cut off.
     """
-    content = dict(images=images, captions=captions, range=range)
-    return Panel("pictures", title, over, content)
+    images, (low, high) = _numbers(title, images), map(float, range)
+    pixels = np.rint(255 * np.clip((images - low) / (high - low), 0, 1))
+
+    def pack(sliders):
+        shape = tuple(map(len, sliders.values()))
+        count, *size = images.shape[len(shape) :]
+        said = np.full((*shape, count), "") if captions is None else captions
+        return {
+            "kind": "pictures",
+            "y": title,
+            "pixels": _pack(pixels.reshape(*shape, -1), "u1"),
+            "captions": np.asarray(said, dtype=str).reshape(-1, count).tolist(),
+            "count": count,
+            "size": size[:2],
+            "channels": 3 if size[2:] == [3] else 1,
+        }
+
+    return Panel(None, pack)
 
 
 def explore(sliders, panels, *, title, start=None):
@@ -192,84 +187,56 @@ def explore(sliders, panels, *, title, start=None):
         sliders: dict from name to the slider's values, numbers or strings; the first
             is the first axis of the arrays, and so on.
         panels: list of ``lines``, ``along`` and ``pictures``.
-        start: dict from slider to the value where it starts; by default the first.
         title: a line above the explorer.
+        start: dict from slider to the value where it starts; by default the first.
     """
-    given = dict(start or {})
-    positions = {}
-    packed = []
-    for i, (name, values) in enumerate(sliders.items()):
-        texts = [_text(v) for v in values]
-        wanted = _text(given.pop(name)) if name in given else texts[0]
-        positions[f"slider{i}"] = texts.index(wanted)
-        packed.append({"label": name, "texts": texts})
+    texts = {name: list(map(_text, values)) for name, values in sliders.items()}
+    begin = {name: own[0] for name, own in texts.items()}
+    begin |= {name: _text(value) for name, value in (start or {}).items()}
     parts = []
     for part in panels:
-        names = list(sliders) if part.over is None else list(part.over)
-        own = {name: sliders[name] for name in names}
-        pack = _pack_pictures if part.kind == "pictures" else _pack_curves
-        packed_part = pack(part, own, tuple(map(len, own.values())))
-        places = [list(sliders).index(name) for name in names]
-        parts.append(packed_part | {"over": places})
-    return _explorer("explore", title, positions, sliders=packed, panels=parts)
+        own = [part.slider] if part.slider else list(sliders)
+        over = [list(sliders).index(name) for name in own]
+        parts.append(part.pack({name: sliders[name] for name in own}) | {"over": over})
+    return _explorer(
+        "explore",
+        title,
+        {
+            f"slider{i}": t.index(begin[name])
+            for i, (name, t) in enumerate(texts.items())
+        },
+        sliders=[{"label": name, "texts": own} for name, own in texts.items()],
+        panels=parts,
+    )
 
 
-def _pack_curves(part: Panel, sliders: Mapping, shape) -> dict:
-    content, packed = part.content, {"kind": part.kind, "y": part.title}
-    if part.kind == "lines":
-        x = _numbers("x", content["x"], 1)
-        expected, packed["xlabel"] = (*shape, len(x)), content["xlabel"]
-    else:
-        names = list(sliders)
-        packed["slider"] = names.index(content["slider"])
-        x = _numbers(content["slider"], sliders[content["slider"]], 1)
-        expected, packed["xlabel"] = shape, content["slider"]
-    series, ends = [], [np.array(content["rules"], float)] if content["rules"] else []
-    for name, values in content["series"].items():
+def _pack_curves(x, series, expected, log_x, limits, rules=()) -> dict:
+    """Curves of the shape ``expected`` or with members behind, and their axes."""
+    packed, shown = [], [np.array(rules, float)]
+    for name, values in series.items():
         values = _numbers(name, values, gaps=True)
-        if values.shape == expected:
-            mean, half = values, None
-        elif values.shape[:-1] == expected:
-            found = mean_interval(np.nan_to_num(values))
-            gap = np.isnan(values).any(-1)
-            mean = np.where(gap, np.nan, found.mean)
-            half = np.where(gap, np.nan, found.half_width) if found.n > 1 else None
-        else:
+        if values.shape != expected and values.shape[:-1] != expected:
             raise ValueError(
                 f"{name} has shape {values.shape}, expected {expected}, or that with "
                 "a last axis of members"
             )
-        ends.append(mean)
+        several = values.shape != expected
+        mean, half = _mean_and_half(values) if several else (values, None)
+        shown.append(mean.ravel())
         both = {"mean": _pack(mean), "half": None if half is None else _pack(half)}
-        series.append({"name": name, **both})
-    return packed | {
-        "x": _pack(x),
-        "series": series,
-        "log": bool(content["log"]),
-        "rules": content["rules"],
-        "xlim": _limits([x], content["log"], (x.min(), x.max())),
-        "ylim": _limits(ends, False, content["limits"]),
-    }
-
-
-def _pack_pictures(part: Panel, sliders: Mapping, shape) -> dict:
-    images = _numbers(part.title, part.content["images"])
-    rest = images.shape[len(shape) :]
-    colours = len(rest) == 4 and rest[-1] == 3
-    low, high = map(float, part.content["range"])
-    captions = part.content["captions"]
-    if captions is None:
-        captions = np.full((*shape, rest[0]), "")
-    captions = np.asarray(captions, dtype=str)
-    pixels = np.rint(255 * np.clip((images - low) / (high - low), 0, 1))
+        packed.append({"name": name, **both})
+    if limits is None:
+        shown = np.concatenate(shown)
+        low, high = np.nanmin(shown), np.nanmax(shown)
+        room = 0.04 * (high - low) or 0.5
+        limits = low - room, high + room
     return {
-        "kind": "pictures",
-        "y": part.title,
-        "pixels": _pack(pixels.reshape(*shape, -1), "u1"),
-        "captions": captions.reshape(-1, rest[0]).tolist(),
-        "count": rest[0],
-        "size": list(rest[1:3]),
-        "channels": 3 if colours else 1,
+        "x": _pack(x),
+        "series": packed,
+        "log": bool(log_x),
+        "rules": list(rules),
+        "xlim": [float(x.min()), float(x.max())],
+        "ylim": [float(v) for v in limits],
     }
 
 
@@ -286,13 +253,7 @@ def _pack_surface(name, plane) -> dict:
     return {"alphas": _pack(alphas), "betas": _pack(betas), "losses": _pack(losses)}
 
 
-def loss_surface(
-    surfaces,
-    *,
-    title="The loss on a plane",
-    xlabel="first direction",
-    ylabel="second direction",
-):
+def loss_surface(surfaces, *, title):
     """A measured two-dimensional surface: drag a point, look along any direction.
 
     Between its points the surface is interpolated linearly in each direction. Colours
@@ -304,38 +265,28 @@ def loss_surface(
             or a triple of alphas (A,), betas (B,) and losses (A, B), at least 0. All
             networks have the same kinds.
         title: a line above the explorer.
-        xlabel: name of the first direction.
-        ylabel: name of the second.
     """
     networks = list(surfaces)
     kinds = list(surfaces[networks[0]])
-    packed = []
-    for name in networks:
-        packed.append([_pack_surface(name, surfaces[name][kind]) for kind in kinds])
     return _explorer(
         "loss_surface",
         title,
         {"network": 0, "directions": 0, "angle": 18, "x": 0.0, "y": 0.0},
         networks=networks,
         directions=kinds,
-        surfaces=packed,
-        xlabel=xlabel,
-        ylabel=ylabel,
+        surfaces=[
+            [_pack_surface(name, surfaces[name][kind]) for kind in kinds]
+            for name in networks
+        ],
+        xlabel="first direction",
+        ylabel="second direction",
     )
 
 
 # ---------------------------------------------------------------------- bound_terms
 
 
-def bound_terms(
-    radii,
-    worst_losses,
-    *,
-    norm,
-    n,
-    k,
-    delta=0.05,
-):
+def bound_terms(radii, worst_losses, *, norm, n, k, delta=0.05):
     """The terms of SAM's bound against rho, n and k, computed in the browser.
 
     The formulas are those of ``flatlab.bounds.sam_bound``. Between the measured radii
@@ -374,13 +325,7 @@ def bound_terms(
 # --------------------------------------------------------------------- asam_picture
 
 
-def asam_picture(
-    *,
-    product=1.5,
-    target=1.0,
-    rho=0.4,
-    reach=2.5,
-):
+def asam_picture(*, product=1.5, target=1.0, rho=0.4):
     """SAM's circle and ASAM's ellipse around two weights, computed in the browser.
 
     The loss is (w1 w2 - target)², a function of the product alone, as in the example of
@@ -391,30 +336,22 @@ def asam_picture(
         product: w1 w2, positive.
         target: where the loss is zero.
         rho: radius of both sets at first, between 0.04 and 0.5.
-        reach: how far along the hyperbola w goes: w1 from sqrt(product) / reach to
-            sqrt(product) reach; more than 1.
     """
     place = round(50 * rho) - 2  # radii go in steps of a fiftieth
-    values = {"place": 0.0, "circle": place, "ellipse": place}
-    numbers = dict(product=product, target=target, reach=reach)
-    numbers = {key: float(value) for key, value in numbers.items()}
-    return _explorer("asam_picture", "A circle and an ellipse", values, **numbers)
+    return _explorer(
+        "asam_picture",
+        "A circle and an ellipse",
+        {"place": 0.0, "circle": place, "ellipse": place},
+        product=float(product),
+        target=float(target),
+        reach=2.5,  # the hyperbola's ends, in square roots of the product
+    )
 
 
 # ------------------------------------------------------------------------- sam_step
 
 
-def sam_step(
-    plane,
-    *,
-    radii=None,
-    rates=None,
-    start=None,
-    steps=30,
-    title="Up, then down",
-    xlabel="first direction",
-    ylabel="second direction",
-):
+def sam_step(plane, *, radii, rates, start, steps, title, xlabel, ylabel):
     """SAM's step up and its step down on a measured surface.
 
     Both are the steps of the surface restricted to the plane, whose loss and gradient
@@ -423,35 +360,23 @@ def sam_step(
 
     Args:
         plane: a ``Plane`` of one network, or alphas (A,), betas (B,), losses (A, B).
-        radii: radii to choose from, 0 for the plain gradient alone; by default up to
-            half of the plane's half width.
-        rates: learning rates to choose from; by default such that the steps are seen.
-        start: (x, y) where the weights are at first; by default halfway to a corner.
+        radii: radii to choose from, 0 for the plain gradient alone.
+        rates: learning rates to choose from.
+        start: (x, y) where the weights are at first.
         steps: how many steps there are where the reader lets both methods go on; of
             these the mean of the last ten is drawn.
         title: a line above the explorer.
         xlabel: name of the first direction.
         ylabel: name of the second.
     """
-    packed = _pack_surface("the plane", plane)
-    alphas, betas, losses = (_unpack(packed[key]) for key in packed)
-    half = min(alphas[-1] - alphas[0], betas[-1] - betas[0]) / 2
-    if radii is None:
-        radii = half * np.linspace(0, 0.5, 26)
-    if rates is None:
-        slopes = np.gradient(losses.astype(float), alphas, betas)
-        steep = np.hypot(*slopes).mean()
-        rates = half / max(steep, 1e-12) * np.geomspace(0.03, 1.0, 16)
-    radii, rates = _numbers("radii", radii, 1), _numbers("rates", rates, 1)
-    if start is None:
-        start = [axis[0] / 4 + 3 * axis[-1] / 4 for axis in (alphas, betas)]
     x, y = (float(v) for v in start)
+    radii, rates = _numbers("radii", radii, 1), _numbers("rates", rates, 1)
     positions = {"rho": len(radii) // 3, "rate": len(rates) // 2, "walk": False}
     return _explorer(
         "sam_step",
         title,
         positions | {"x": x, "y": y},
-        surface=packed,
+        surface=_pack_surface("the plane", plane),
         radii=radii.tolist(),
         rates=rates.tolist(),
         steps=int(steps),
@@ -463,16 +388,7 @@ def sam_step(
 # ------------------------------------------------------------------------ rescaling
 
 
-def rescaling(
-    plane,
-    alphas,
-    measures,
-    *,
-    radius=None,
-    window=None,
-    xlabel="first layer",
-    ylabel="second layer",
-):
+def rescaling(plane, alphas, measures, *, radius, window, xlabel, ylabel):
     """Rescaling of layers: the surface stretches, measures move, the function does not.
 
     The first direction of the plane must move the weights of the layer that is
@@ -486,14 +402,12 @@ def rescaling(
         alphas: (a,) rising positive factors that include 1, and some on either side.
         measures: dict from name to (a,) or (a, members) positive values at every alpha;
             members are averaged after division by their value at alpha = 1.
-        radius: of the circle around the weights; by default a quarter of the window.
-        window: half width of what is shown; by default the plane's. With alphas up to
-            a, a plane a times as wide as the window leaves no place unmeasured.
+        radius: of the circle around the weights.
+        window: half width of what is shown. With alphas up to a, a plane a times as
+            wide leaves no place unmeasured.
         xlabel: name of the first direction.
         ylabel: name of the second.
     """
-    packed = _pack_surface("the plane", plane)
-    x, y, _ = (_unpack(packed[key]) for key in packed)
     alphas = _numbers("alphas", alphas, 1)
     one = np.flatnonzero(np.isclose(alphas[1:-1], 1)) + 1
     if alphas[0] <= 0 or (np.diff(alphas) <= 0).any() or not len(one):
@@ -507,14 +421,11 @@ def rescaling(
         if relative.ndim == 2:
             relative = relative.mean(-1)
         rows.append({"name": name, "values": _pack(relative)})
-    if window is None:
-        window = min(x[-1] - x[0], y[-1] - y[0]) / 2
-    radius = window / 4 if radius is None else radius
     return _explorer(
         "rescaling",
         "The same function, stretched",
         {"alpha": 30},  # the middle of the slider
-        surface=packed,
+        surface=_pack_surface("the plane", plane),
         alphas=_pack(alphas, "f8"),
         measures=rows,
         radius=float(radius),
@@ -527,51 +438,34 @@ def rescaling(
 # ---------------------------------------------------------------- information_plane
 
 
-def information_plane(
-    planes,
-    *,
-    choices=(),
-    layers=None,
-    limits=None,
-):
+def information_plane(planes, *, choices, layers, limits):
     """Layers in the information plane over the epochs.
 
     Args:
-        planes: a triple of epochs (snapshots,), rising, and of I(X;T) and I(T;Y) in
-            bits, of shape (snapshots, layers) or (snapshots, members, layers), which
-            become mean and 95 % interval; or a dict of such triples, from a tuple with
-            one option for each of ``choices``. Not all combinations need be there.
+        planes: dict from a tuple with one option for each of ``choices`` to a triple of
+            epochs (snapshots,), rising, and of I(X;T) and I(T;Y) in bits, of shape
+            (snapshots, layers) or (snapshots, members, layers), which become mean and
+            95 % interval. Not all combinations need be there.
         choices: names of what can be chosen, such as ("activation", "bins").
-        layers: names; by default "layer 1" and so on.
-        limits: (H(X), H(Y)) in bits, the ends of the axes; by default the largest
-            values.
+        layers: names.
+        limits: (H(X), H(Y)) in bits, the ends of the axes.
     """
-    if not isinstance(planes, Mapping):
-        planes, choices = {(): planes}, ()
-    keys = [key if isinstance(key, tuple) else (key,) for key in planes]
-    options = [list(dict.fromkeys(key[i] for key in keys)) for i in range(len(choices))]
-    packed, ends = [], []
-    for key, (epochs, xt, ty) in zip(keys, planes.values(), strict=True):
-        epochs = _numbers("epochs", epochs, 1)
-        xt, ty = _numbers("I(X;T)", xt), _numbers("I(T;Y)", ty)
-        layers = layers or [f"layer {i + 1}" for i in range(xt.shape[-1])]
-        ends.append((xt.max(), ty.max()))
+    options = [
+        list(dict.fromkeys(key[i] for key in planes)) for i in range(len(choices))
+    ]
+    packed = []
+    for key, (epochs, *both) in planes.items():
         one = {
-            "at": [found.index(o) for found, o in zip(options, key, strict=True)],
-            "epochs": _pack(epochs),
-            "xt_half": None,
-            "ty_half": None,
+            "at": [known.index(o) for known, o in zip(options, key, strict=True)],
+            "epochs": _pack(_numbers("epochs", epochs, 1)),
         }
-        for name, values in (("xt", xt), ("ty", ty)):
-            if values.ndim == 3:
-                found = mean_interval(np.moveaxis(values, 1, -1))
-                values = found.mean
-                if found.n > 1:
-                    one[f"{name}_half"] = _pack_rounded(found.half_width)
-            one[name] = _pack_rounded(values)
+        for name, values in zip(("xt", "ty"), both, strict=True):
+            mean, half = _numbers(name, values), None
+            if mean.ndim == 3:
+                mean, half = _mean_and_half(np.moveaxis(mean, 1, -1))
+            one[name] = _pack_rounded(mean)
+            one[f"{name}_half"] = None if half is None else _pack_rounded(half)
         packed.append(one)
-    if limits is None:
-        limits = np.max(ends, 0)
     first = {f"choice{i}": option for i, option in enumerate(packed[0]["at"])}
     longest = max(one["epochs"]["shape"][0] for one in packed)
     return _explorer(
@@ -580,8 +474,8 @@ def information_plane(
         first | {"epoch": longest - 1, "trails": True},
         planes=packed,
         choices=[
-            {"label": label, "options": [_text(o) for o in found]}
-            for label, found in zip(choices, options, strict=True)
+            {"label": label, "options": [_text(o) for o in known]}
+            for label, known in zip(choices, options, strict=True)
         ],
         layers=list(layers),
         limits=[float(v) for v in limits],
@@ -591,13 +485,7 @@ def information_plane(
 # -------------------------------------------------------------------------- scatter
 
 
-def scatter(
-    measures,
-    gaps,
-    axes,
-    *,
-    ylabel="generalization gap",
-):
+def scatter(measures, gaps, axes, *, ylabel):
     """Many networks: any measure against the gap, with Kendall's rank correlation.
 
     Beside tau-b over all networks stands its mean over groups of networks that agree in
@@ -611,21 +499,16 @@ def scatter(
         ylabel: what ``gaps`` are, with their unit.
     """
     gaps = _numbers("gaps", gaps, 1)
-    columns, settings = [], []
-    for name, values in measures.items():
-        values = _numbers(name, values, 1)
-        columns.append(_column(name, values))
+    settings = []
     for name, values in axes.items():
-        values = values.tolist() if hasattr(values, "tolist") else list(values)
-        different = sorted(set(values))
-        groups = _pack([different.index(v) for v in values], "u1")
+        different, groups = np.unique(np.asarray(values), return_inverse=True)
         texts = [_text(v) for v in different]
-        settings.append({"name": name, "groups": groups, "texts": texts})
+        settings.append({"name": name, "groups": _pack(groups, "u1"), "texts": texts})
     return _explorer(
         "scatter",
         "Which measure ranks the networks?",
         {"measure": 0, "axis": 0},
-        measures=columns,
+        measures=[_column(m, _numbers(m, v, 1)) for m, v in measures.items()],
         gaps=_column(ylabel, gaps) | {"log": False, "values": _pack_rounded(gaps)},
         axes=settings,
         ylabel=ylabel,

@@ -13,7 +13,16 @@ import flatlab as fl
 from flatlab.course import explorers
 
 from .conftest import ROOT, STILL, Visit, drag, settle, touch
-from .samples import EPOCHS_SEEN, everything, planes, series, surface_widget
+from .samples import (
+    EPOCHS_SEEN,
+    STEPS,
+    WINDOW,
+    everything,
+    information,
+    planes,
+    series,
+    surface_widget,
+)
 
 SCRIPT = ROOT / "book" / "_static" / "static_anywidget.js"
 SHEET = ROOT / "book" / "_static" / "book.css"
@@ -121,8 +130,8 @@ def test_explore_follows_its_slider(exploring, shown):
 def test_sliders_move_only_the_panels_that_know_them(shown):
     w = explorers
     panels = [
-        w.along("p", {"a": [1, 2, 3]}, ylabel="first", over=["p"]),
-        w.along("q", {"b": [4, 5]}, ylabel="second", over=["q"]),
+        w.along("p", {"a": [1, 2, 3]}, ylabel="first"),
+        w.along("q", {"b": [4, 5]}, ylabel="second"),
     ]
     page = shown(w.explore({"p": RATES, "q": [0, 1]}, panels, title="Two"))
     page.get_by_label("q", exact=True).press("End")
@@ -487,7 +496,7 @@ def worst(w1, adaptive, rho=0.4):
 def test_sam_steps_from_where_the_weights_are_put(shown):
     a = np.linspace(-1, 1, 21)
     losses = 0.1 + 4 * a[:, None] ** 2 + a**2
-    page = shown(explorers.sam_step((a, a, losses)))
+    page = shown(explorers.sam_step((a, a, losses), **STEPS))
     before = reading(page)
     assert before.startswith("At (0.5, 0.5) the loss is 1.35 nats")
     page.get_by_label("ρ", exact=True).press("End")
@@ -512,7 +521,8 @@ def test_rescaling_moves_measures_and_not_the_loss(shown):
     a = np.linspace(-1, 1, 21)
     losses = 0.1 + a[:, None] ** 2 + a**2
     measures = {"trace": [4.0, 2.0, 4.0], "accuracy": [0.9, 0.9, 0.9]}
-    page = shown(explorers.rescaling((a, a, losses), [0.5, 1, 2], measures))
+    given = [(a, a, losses), [0.5, 1, 2], measures]
+    page = shown(explorers.rescaling(*given, **WINDOW))
     alpha = page.get_by_label("α", exact=True)
     assert reading(page).startswith("α 1: at the centre the loss is 0.1 as before")
     canvas = page.locator(".fx-panel canvas").first.screenshot()
@@ -529,10 +539,7 @@ def test_rescaling_moves_measures_and_not_the_loss(shown):
 
 def test_the_information_plane_plays_and_switches(shown):
     given = planes()
-    widget = explorers.information_plane(
-        given, choices=("activation", "bins"), limits=(12, 1)
-    )
-    page = shown(widget)
+    page = shown(information(given))
 
     def check(key, t):
         head, points = reading(page).split(": ")
@@ -566,7 +573,7 @@ def test_the_information_plane_plays_and_switches(shown):
 
 def test_layers_that_lie_together_share_a_label(shown):
     xt = np.array([[9.0, 6, 3], [12, 12, 3]])  # apart, then two at one place
-    page = shown(explorers.information_plane(([0, 100], xt, xt / 12), limits=(12, 1)))
+    page = shown(information({(): ([0, 100], xt, xt / 12)}, ()))
     notes = page.locator(".fx-panel").first.locator(".fx-note")
     assert notes.all_text_contents() == ["layer 1 to layer 2", "layer 3"]
     page.get_by_label("epoch", exact=True).press("Home")
@@ -575,7 +582,7 @@ def test_layers_that_lie_together_share_a_label(shown):
 
 
 def test_who_asked_for_less_motion_is_taken_to_the_end(shown):
-    widget = explorers.information_plane(planes()["tanh", 30], limits=(12, 1))
+    widget = information({(): planes()["tanh", 30]}, ())
     page = shown(widget, reduced_motion="reduce")
     page.get_by_label("epoch", exact=True).press("Home")
     assert "poch 0:" in reading(page)
@@ -589,9 +596,8 @@ def test_the_scatter_counts_again_for_another_measure(shown):
 
     gaps, a, b = series(4, 3, 50)
     groups = np.random.default_rng(5).integers(0, 3, 50)
-    widget = explorers.scatter(
-        {"one": a, "two": 1000**b}, gaps, {"depth": groups, "width": groups % 2}
-    )
+    axes = {"depth": groups, "width": groups % 2}
+    widget = explorers.scatter({"one": a, "two": 1000**b}, gaps, axes, ylabel="gap")
     page = shown(widget)
 
     def expected(values, g):

@@ -62,18 +62,18 @@ def test_a_curve_along_a_slider_and_where_it_starts():
     widget = explore(panels=[panel], start={"p": 0.5})
     assert widget.values == {"slider0": 1}
     (part,) = widget.data["panels"]
-    assert part["slider"] == 0 and part["xlim"] == [0, 1] and part["rules"] == [0.9]
+    assert part["xlim"] == [0, 1] and part["rules"] == [0.9]
     assert unpacked(part["x"]).tolist() == RATES
     assert [s["texts"] for s in widget.data["sliders"]] == [["0", "0.5", "1"]]
 
 
-def test_a_panel_may_know_only_some_of_the_sliders():
+def test_a_curve_along_a_slider_knows_that_one_alone():
     both = explorers.lines([1, 2], {"a": np.ones((3, 2, 2))}, xlabel="x", ylabel="both")
-    one = explorers.along("q", {"a": [1, 2]}, ylabel="one", over=["q"])
+    one = explorers.along("q", {"a": [1, 2]}, ylabel="one")
     widget = explorers.explore({"p": RATES, "q": [0, 1]}, [both, one], title="Two")
     first, second = widget.data["panels"]
     assert first["over"] == [0, 1]
-    assert second["over"] == [1] and second["slider"] == 0
+    assert second["over"] == [1]
 
 
 def test_pictures_are_cut_to_their_range():
@@ -114,7 +114,8 @@ def test_a_surface_is_packed_as_measured():
     net = fl.Network(fl.models.mlp(3, 4, 2))
     x, y = torch.randn(20, 3), torch.arange(20) % 2
     plane = fl.plane(fl.Loss(net, (x, y)), net.init(0), points=5)
-    widget = explorers.loss_surface({"one": {"flat": grid(), "measured": plane}})
+    surfaces = {"one": {"flat": grid(), "measured": plane}}
+    widget = explorers.loss_surface(surfaces, title="Two planes")
     first, second = widget.data["surfaces"][0]
     assert np.allclose(unpacked(first["alphas"]), a)
     assert np.allclose(unpacked(first["losses"]), losses)
@@ -167,25 +168,19 @@ def test_asam_picture_starts_at_the_radius_given():
     assert explorers.asam_picture(rho=0.3).values["circle"] == 13  # (13 + 2) / 50
 
 
-def test_sam_step_chooses_radii_and_rates_that_are_seen():
-    widget = explorers.sam_step(grid(9), start=(-0.5, 0.25))
-    radii, rates = widget.data["radii"], widget.data["rates"]
-    assert 0 == radii[0] < radii[-1] == 0.5 and 0 < rates[0] < rates[-1]
-    assert (widget.values["x"], widget.values["y"]) == (-0.5, 0.25)
-    own = explorers.sam_step(grid(9), radii=[0.1, 0.2], rates=[0.5])
-    assert own.data["radii"] == [0.1, 0.2] and own.data["rates"] == [0.5]
-
-
 ALPHAS = [0.5, 1.0, 2.0]
 
 
 def test_measures_are_relative_to_the_original_network():
     members = np.array([[2.0, 3.0], [1.0, 1.0], [4.0, 6.0]])
     measures = {"a": [1, 2, 4], "b": members}
-    widget = explorers.rescaling(grid(), ALPHAS, measures)
+    shown = dict(radius=0.25, window=1, xlabel="one", ylabel="two")
+    widget = explorers.rescaling(grid(), ALPHAS, measures, **shown)
     a, b = (unpacked(m["values"]) for m in widget.data["measures"])
     assert a.tolist() == [0.5, 1, 2] and b.tolist() == [2.5, 1, 5]
-    assert widget.values == {"alpha": 30} and widget.data["radius"] == 0.25
+    assert widget.values == {"alpha": 30}
+    with pytest.raises(ValueError, match="rise and include 1 and both sides"):
+        explorers.rescaling(grid(), [1.0, 2.0], measures, **shown)
 
 
 def test_planes_know_their_choices():
@@ -194,8 +189,9 @@ def test_planes_know_their_choices():
         (f, b): ([0, 1, 5], random.random((3, 4, 2)), random.random((3, 4, 2)))
         for f, b in (("tanh", 30), ("tanh", 100), ("relu", 30))
     }
+    given = dict(layers=["a", "b"], limits=(12, 1))
     widget = explorers.information_plane(
-        planes, choices=("activation", "bins"), limits=(12, 1)
+        planes, choices=("activation", "bins"), **given
     )
     options = [c["options"] for c in widget.data["choices"]]
     assert options == [["tanh", "relu"], ["30", "100"]]
@@ -205,17 +201,16 @@ def test_planes_know_their_choices():
     assert np.allclose(unpacked(second["ty"]), found.mean, atol=1e-4)
     assert np.allclose(unpacked(second["ty_half"]), found.half_width, atol=1e-4)
 
-    xt, ty = torch.rand(2, 3, 2)
-    alone = explorers.information_plane(([0, 1, 5], xt, ty), layers=["a", "b"])
-    assert alone.data["planes"][0]["xt_half"] is None
-    assert alone.data["limits"] == pytest.approx([xt.max().item(), ty.max().item()])
+    alone = {(): ([0, 1, 5], *torch.rand(2, 3, 2))}
+    found = explorers.information_plane(alone, choices=(), **given)
+    assert found.data["planes"][0]["xt_half"] is None
 
 
 def test_settings_become_groups_and_values_exact_ranks():
     axes = {"depth": np.array([3, 2, 3, 2]), "kind": ["b", "a", "b", "c"]}
     wide = np.array([1e-3, 5.0, 1e-3, 5.0 + 1e-12])
     measures = {"wide": wide, "flat": [1, 2, 1, -1]}
-    widget = explorers.scatter(measures, np.arange(4), axes)
+    widget = explorers.scatter(measures, np.arange(4), axes, ylabel="gap")
     depth, kind = widget.data["axes"]
     assert depth["name"] == "depth" and depth["texts"] == ["2", "3"]
     assert unpacked(depth["groups"]).tolist() == [1, 0, 1, 0]

@@ -22,15 +22,12 @@ function drawLines(p, spec, index) {
 // The curve over one slider's own values, with a mark at its position.
 function drawAlong(p, spec, index) {
   const xs = spec.x.values;
-  const here = index[spec.slider];
+  const [here] = index;
   p.start({ x: spec.xlim, y: spec.ylim, logX: spec.log });
   for (const y of spec.rules) p.rule({ y });
   p.rule({ x: xs[here], name: "fx-now" });
-  const pick = (array) =>
-    Float32Array.from(xs, (_, i) => block(array, ...index.map((v, a) => (a === spec.slider ? i : v)))[0]);
   const said = spec.series.map(({ name, mean, half }, look) => {
-    const m = pick(mean);
-    const h = half && pick(half);
+    const [m, h] = [mean.values, half?.values];
     if (h) p.band(xs, m.map((v, i) => v - h[i]), m.map((v, i) => v + h[i]), { look });
     p.line(xs, m, { look });
     p.dot(xs[here], m[here], { look, size: 5 });
