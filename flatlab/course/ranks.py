@@ -102,14 +102,12 @@ def _tau(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
         return total(sx * sy) / np.sqrt(total(np.abs(sx)) * total(np.abs(sy)))
 
 
-def _interval(found: np.ndarray, n: int, level: float = 0.95) -> RankCorrelation:
-    value, draws = found[0], found[1:][np.isfinite(found[1:])]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+def _interval(found: np.ndarray, n: int) -> RankCorrelation:
+    value, draws = float(found[0]), found[1:][np.isfinite(found[1:])]
+    low, high = np.quantile(draws, [0.025, 0.975]).tolist()
     error = float(draws.std(ddof=1))
     z = abs(value) / error if error > 0 else math.inf
-    return RankCorrelation(
-        float(value), float(low), float(high), error, math.erfc(z / math.sqrt(2)), n
-    )
+    return RankCorrelation(value, low, high, error, math.erfc(z / math.sqrt(2)), n)
 
 
 def kendall(x, y, *, samples: int = 200, seed: int = 0) -> RankCorrelation:
@@ -134,7 +132,7 @@ def kendall(x, y, *, samples: int = 200, seed: int = 0) -> RankCorrelation:
 
 def pairs_along(
     settings: Mapping[str, Sequence], axis: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of networks that differ in one setting and agree in all others.
 
     Args:
@@ -142,8 +140,8 @@ def pairs_along(
         axis: name of the one that differs.
 
     Returns:
-        First and second networks, with the smaller value of the setting first, and the
-        group that each pair belongs to, all (pairs,) whole numbers.
+        Positions of the first and second networks, (pairs,) each, with the smaller
+        value of the setting first.
     """
     if axis not in settings:
         raise ValueError(f"axis is {axis!r}, expected one of {list(settings)}")
@@ -151,15 +149,13 @@ def pairs_along(
     own = _codes(settings[axis])
     group = _cells(*others) if others else np.zeros(len(own), int)
     order = np.lexsort((own, group))
-    first, second = [], []
+    found = [np.empty((2, 0), dtype=np.intp)]
     for step in range(1, int(np.bincount(group).max())):
         i, j = order[:-step], order[step:]
         keep = (group[i] == group[j]) & (own[i] != own[j])
-        first.append(i[keep])
-        second.append(j[keep])
-    empty = np.empty(0, dtype=np.intp)
-    first, second = np.concatenate([empty, *first]), np.concatenate([empty, *second])
-    return first, second, group[first]
+        found.append(np.stack([i[keep], j[keep]]))
+    first, second = np.concatenate(found, 1)
+    return first, second
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,10 +216,10 @@ class Population:
         """Kendall's τ_b of x and the outcome within training sets, averaged."""
         x = _column("x", x, len(self.outcome))
         sets, drawn = self._drawn
-        each = [
+        taus = (
             _tau(x[p], self.outcome[p], drawn[:, self.setting[p]]) for p in self._parts
-        ]
-        each = np.stack(each, 1)
+        )
+        each = np.stack([*taus], 1)
         known = np.isfinite(each)
         if not known[0].any():
             raise ValueError("all values of a training set are equal")
@@ -278,7 +274,7 @@ class Population:
                 found[part] = design[part] @ np.linalg.solve(square, rows.T @ y[others])
         return found
 
-    def predict(self, *measures, folds: int = 6) -> Prediction:
+    def predict(self, *measures) -> Prediction:
         """Fit the outcome linearly in measures, and judge settings left out.
 
         Measures enter as normal scores and the outcome in standard deviations, both
@@ -287,9 +283,9 @@ class Population:
         y = self._standard(self.outcome)
         design = np.stack([self.within(m) for m in measures], 1)
         order = np.random.default_rng(0).permutation(self.setting.max() + 1)
-        fold = order[self.setting] % folds
+        fold = order[self.setting] % 6
         guess = np.zeros(len(y))
-        for f in range(folds):
+        for f in range(6):
             out = fold == f
             slopes = np.linalg.lstsq(design[~out], y[~out], rcond=None)[0]
             guess[out] = design[out] @ slopes
@@ -322,7 +318,7 @@ class Population:
         fixed = {**self.settings, "set": self.sets}
         found = []
         for axis in axes or self.settings:
-            i, j, _ = pairs_along(fixed, axis)
+            i, j = pairs_along(fixed, axis)
             ends = np.asarray(self.settings[axis])
             dx, dy = scores[j] - scores[i], self.outcome[j] - self.outcome[i]
             wrong = 0.5 - 0.5 * np.sign(x[j] - x[i]) * np.sign(dy)

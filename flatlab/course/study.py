@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import math
 import random
@@ -23,34 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatlab.attacks import pgd
-from flatlab.course.store import (
-    Sweep,
-    book_root,
-    collect,
-    provenance,
-    sweep,
-    write_json,
-)
-from flatlab.data import Dataset, corrupt_labels, digits, mnist1d
-from flatlab.environment import device, needs, scale
-from flatlab.hessian import Hessian
-from flatlab.loss import Loss
-from flatlab.models import mlp
-from flatlab.neighbourhoods import adaptive_ball, ball
-from flatlab.network import Network
-from flatlab.noise import bits_per_weight, pac_bayes_sharpness
-from flatlab.sharpness import (
-    average_sharpness,
-    critical_sharpness,
-    fisher_rao_norm,
-    gradient_norm,
-    keskar_sharpness,
-    relative_flatness,
-    worst_case_sharpness,
-)
-from flatlab.spectra import eigenvalues, soft_rank, trace
-from flatlab.training import train
+import flatlab as fl
+from flatlab.course import store
+from flatlab.course.store import book_root, write_json, write_text
+from flatlab.environment import needs
 
 # Raised by hand when a change of the code changes what a unit gives.
 VERSION = 2
@@ -68,7 +45,7 @@ SIZES = {"mnist1d": (120, 450), "digits": (60, 190)}
 LARGEST = 450  # and slowest: three draws on a laptop, of all others four
 TESTED = {"mnist1d": 4000, "digits": 500}
 # Neighbourhoods of the optimizers' names, as functions of the radius.
-OPTIMIZERS = {"sam": ball, "asam": adaptive_ball}
+OPTIMIZERS = {"sam": fl.ball, "asam": fl.adaptive_ball}
 
 
 @dataclass(frozen=True)
@@ -124,16 +101,14 @@ SHIFT = 2.0
 
 
 def units(at: str | None = None) -> list[dict]:
-    """The units of a scale's study, in the order in which they are computed.
+    """The units of a scale's study, keyword arguments of ``networks``, as computed.
 
     A unit is one ensemble: the settings that can be stacked (learning rate, weight
     decay) are lists and every combination of them is a member, with two seeds. The
-    order is shuffled, so that the first rows are a fair sample of all.
-
-    Returns dicts of keyword arguments for ``networks``; ``at`` is the scale, by default
-    the current one, and ``smoke`` is a few short networks.
+    order is shuffled, so that the first rows are a fair sample of all. ``smoke`` is a
+    few short networks.
     """
-    at = at or scale()
+    at = at or fl.scale()
     small = at == "smoke"
     lists = {"rate": [0.08, 0.25], "weight_decay": [0.0, RIDGE]}
     if at == "gpu":
@@ -190,7 +165,7 @@ def _one_thread():
         torch.set_num_threads(before)
 
 
-def training_set(source: str, n: int, corruption: float, draw: int) -> Dataset:
+def training_set(source: str, n: int, corruption: float, draw: int) -> fl.Dataset:
     """A training set of the study, with the test set that goes with its draw.
 
     The draws of MNIST-1D are those of its generator. The digits are split once into
@@ -199,15 +174,13 @@ def training_set(source: str, n: int, corruption: float, draw: int) -> Dataset:
     """
     small, large = SIZES[source]
     if source == "mnist1d":
-        data, first = mnist1d(seed=draw), 0
+        data, first = fl.data.mnist1d(seed=draw), 0
     else:
-        data, first = digits(seed=0), draw * (small + large)
-    part = {small: slice(first, first + small)}
-    part[large] = slice(first + small, first + small + large)
-    tested = data.test[: TESTED[source]]
-    data = replace(data, train=data.train[part.get(n, slice(first, first + n))])
-    data = replace(data, test=tested)
-    return corrupt_labels(data, corruption, seed=draw) if corruption else data
+        data, first = fl.data.digits(seed=0), draw * (small + large)
+    first += small if n == large else 0
+    part, tested = data.train[first : first + n], data.test[: TESTED[source]]
+    data = replace(data, train=part, test=tested)
+    return fl.data.corrupt_labels(data, corruption, seed=draw) if corruption else data
 
 
 def networks(
@@ -261,15 +234,16 @@ def networks(
     """
     apart = (source, n, corruption, draw, width, batch_size, optimizer)
     with _one_thread():
-        data = training_set(source, n, corruption, draw).to(device())
-        net = Network(mlp(data.train.x[0].numel(), width, width, data.classes))
+        data = training_set(source, n, corruption, draw).to(fl.device())
+        layers = data.train.x[0].numel(), width, width, data.classes
+        net = fl.Network(fl.models.mlp(*layers))
         members = list(product(rate, weight_decay, range(repeats)))
         seeds = range(100 * seed, 100 * seed + len(members))
         rates, decays, _ = torch.tensor(members).T
         with warnings.catch_warnings():
             # the rows say which members diverged
             warnings.filterwarnings("ignore", "training diverged")
-            run = train(
+            run = fl.train(
                 net,
                 data,
                 seeds=seeds,
@@ -293,10 +267,9 @@ def networks(
             found |= measure(net, data, w, start) | judge(net, data, w)
             if draw == 0:  # it costs as much as all else together
                 found |= _soft_rank(net, data, w)
-        common = dict(zip((*SET, *APART), apart, strict=True))
         rows = [
-            {**common, **dict(zip(TOGETHER, values, strict=False)), "seed": own}
-            for values, own in zip(members, seeds, strict=True)
+            dict(zip(AXES, (*apart, a, b, own), strict=True))
+            for (a, b, _), own in zip(members, seeds, strict=True)
         ]
         for name, values in found.items():
             of_all = len(values) == len(rows)
@@ -326,7 +299,9 @@ def _plain(value):
     return value
 
 
-def measure(net: Network, data: Dataset, w: Tensor, start: Tensor) -> dict[str, Tensor]:
+def measure(
+    net: fl.Network, data: fl.Dataset, w: Tensor, start: Tensor
+) -> dict[str, Tensor]:
     """Everything about trained networks that may tell how well they generalize.
 
     Nothing here looks at the validation or the test split.
@@ -340,15 +315,15 @@ def measure(net: Network, data: Dataset, w: Tensor, start: Tensor) -> dict[str, 
     Returns:
         (members,) values for every name in ``MEASURES`` but ``steps``.
     """
-    loss, k = Loss(net, data.train), net.k
-    hessian = Hessian(loss, w)
+    loss, k = fl.Loss(net, data.train), net.k
+    hessian = fl.Hessian(loss, w)
 
     def worst(neighbourhood):
-        found = worst_case_sharpness(loss, w, neighbourhood, steps=10, restarts=1)
+        found = fl.worst_case_sharpness(loss, w, neighbourhood, steps=10, restarts=1)
         return found.values
 
     def average(neighbourhood):
-        return average_sharpness(loss, w, neighbourhood, samples=16).values
+        return fl.average_sharpness(loss, w, neighbourhood, samples=16).values
 
     matrices = [m for m in net.unflatten(w).values() if m.ndim == 3]
     spectral = torch.stack([torch.linalg.matrix_norm(m, 2) for m in matrices]).prod(0)
@@ -356,20 +331,22 @@ def measure(net: Network, data: Dataset, w: Tensor, start: Tensor) -> dict[str, 
     ones = torch.ones_like(data.train.x[:1], dtype=w.dtype)
     modules = net.module(w[0]).named_modules()
     dense = [name for name, m in modules if isinstance(m, nn.Linear)]
-    layers = torch.stack([relative_flatness(loss, w, layer) for layer in dense])
+    layers = torch.stack([fl.relative_flatness(loss, w, layer) for layer in dense])
     return {
-        "top_eigenvalue": eigenvalues(hessian, tol=1e-2).values[:, 0],
-        "trace": trace(hessian, tol=5e-2).values,
-        "critical": critical_sharpness(loss, w).values,
-        "sam": worst(ball(0.5)),
-        "keskar": keskar_sharpness(loss, w, 1e-3, steps=10, restarts=1).values,
-        "average": average(ball(SIGMA * math.sqrt(k))),
-        "pac_bayes": pac_bayes_sharpness(loss, w).values,
-        "bits": bits_per_weight(loss, w).bits,
-        "asam": worst(adaptive_ball(0.5)),
-        "adaptive_average": average(adaptive_ball(RELATIVE_SIGMA * math.sqrt(k))),
-        "adaptive_pac_bayes": pac_bayes_sharpness(loss, w, magnitude_aware=True).values,
-        "fisher_rao": fisher_rao_norm(loss, w),
+        "top_eigenvalue": fl.eigenvalues(hessian, tol=1e-2).values[:, 0],
+        "trace": fl.trace(hessian, tol=5e-2).values,
+        "critical": fl.critical_sharpness(loss, w).values,
+        "sam": worst(fl.ball(0.5)),
+        "keskar": fl.keskar_sharpness(loss, w, 1e-3, steps=10, restarts=1).values,
+        "average": average(fl.ball(SIGMA * math.sqrt(k))),
+        "pac_bayes": fl.pac_bayes_sharpness(loss, w).values,
+        "bits": fl.bits_per_weight(loss, w).bits,
+        "asam": worst(fl.adaptive_ball(0.5)),
+        "adaptive_average": average(fl.adaptive_ball(RELATIVE_SIGMA * math.sqrt(k))),
+        "adaptive_pac_bayes": fl.pac_bayes_sharpness(
+            loss, w, magnitude_aware=True
+        ).values,
+        "fisher_rao": fl.fisher_rao_norm(loss, w),
         "relative_flatness": layers[-1],
         "relative_all": layers.sum(0),
         "input": _slope(net, w, data.train.x),
@@ -379,21 +356,21 @@ def measure(net: Network, data: Dataset, w: Tensor, start: Tensor) -> dict[str, 
         # a network that errs on more than a tenth has no positive margin
         "spectral_over_margin": spectral / margin.where(margin > 0, torch.nan),
         "train_loss": loss(w),
-        "gradient_norm": gradient_norm(loss, w),
+        "gradient_norm": fl.gradient_norm(loss, w),
         "margin": margin,
     }
 
 
-def _soft_rank(net: Network, data: Dataset, w: Tensor) -> dict[str, Tensor]:
+def _soft_rank(net: fl.Network, data: fl.Dataset, w: Tensor) -> dict[str, Tensor]:
     """With two probes of 80 steps: to a quarter or so, which is said by no warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*did not reach tol")
-        hessian = Hessian(Loss(net, data.train), w)
-        found = soft_rank(hessian, RIDGE, steps=80, max_products=170)
+        hessian = fl.Hessian(fl.Loss(net, data.train), w)
+        found = fl.soft_rank(hessian, RIDGE, steps=80, max_products=170)
     return {"soft_rank": found.values}
 
 
-def _slope(net: Network, w: Tensor, x: Tensor) -> Tensor:
+def _slope(net: fl.Network, w: Tensor, x: Tensor) -> Tensor:
     """Mean over examples of the squared Frobenius norm of the logits' Jacobian in x."""
     x = x.to(w.dtype).expand(len(w), *x.shape).clone().requires_grad_()
     logits = net.evaluate(net.unflatten(w), x, members=True, own_inputs=True)
@@ -404,7 +381,7 @@ def _slope(net: Network, w: Tensor, x: Tensor) -> Tensor:
     return total
 
 
-def _margin(loss: Loss, w: Tensor) -> Tensor:
+def _margin(loss: fl.Loss, w: Tensor) -> Tensor:
     """Lead of the label's logit over the next, which a tenth of the examples miss."""
     logits = loss.logits(w)
     label = loss.y.to(w.device).expand(len(w), -1)[..., None]
@@ -413,7 +390,7 @@ def _margin(loss: Loss, w: Tensor) -> Tensor:
     return (own - others).quantile(0.1, dim=1)
 
 
-def judge(net: Network, data: Dataset, w: Tensor) -> dict[str, Tensor]:
+def judge(net: fl.Network, data: fl.Dataset, w: Tensor) -> dict[str, Tensor]:
     """How well networks do on examples that they have not seen.
 
     Returns (members,) values for every name in ``OUTCOMES``: the error on the test
@@ -422,13 +399,13 @@ def judge(net: Network, data: Dataset, w: Tensor) -> dict[str, Tensor]:
     next, is added along every signal or row of an image; and the error of the first 300
     under an attack of ten steps and Euclidean norm 0.2.
     """
-    train_loss, test_loss = Loss(net, data.train), Loss(net, data.test)
+    train_loss, test_loss = (fl.Loss(net, part) for part in (data.train, data.test))
     x, y = data.test.x, data.test.y
     ramp = torch.linspace(-SHIFT, SHIFT, x.shape[-1], device=x.device, dtype=x.dtype)
     up = 1 - 2 * (torch.arange(len(x), device=x.device) % 2)
-    shifted = Loss(net, (x + up.view(-1, *[1] * (x.ndim - 1)) * ramp, y))
+    shifted = fl.Loss(net, (x + up.view(-1, *[1] * (x.ndim - 1)) * ramp, y))
     few = x[:ATTACKED], y[:ATTACKED]
-    attack = pgd(net, w, *few, ball(ATTACK_RADIUS), steps=10)
+    attack = fl.pgd(net, w, *few, fl.ball(ATTACK_RADIUS), steps=10)
     return {
         "test_error": 1 - test_loss.accuracy(w),
         "loss_gap": test_loss(w) - train_loss(w),
@@ -450,7 +427,7 @@ def table(rows: list[dict]) -> dict[str, np.ndarray]:
     for name in COLUMNS:
         values = [row.get(name) for row in rows]
         if name not in TEXT:
-            values = np.array([np.nan if v is None else v for v in values], float)
+            values = np.array([np.nan if v in (None, "") else v for v in values], float)
         columns[name] = np.asarray(values)
     columns["fitted"] = columns["fitted"] == 1
     return columns
@@ -458,9 +435,9 @@ def table(rows: list[dict]) -> dict[str, np.ndarray]:
 
 def read(at: str | None = None, path: str | Path | None = None) -> dict:
     """Read the stored study of a scale, as ``table`` gives it."""
-    path = Path(path or _folder(at or scale()) / "study.csv")
+    path = Path(path or _folder(at or fl.scale()) / "study.csv")
     with open(path, newline="", encoding="utf-8") as file:
-        return table([_parsed(row) for row in csv.DictReader(file)])
+        return table(list(csv.DictReader(file)))
 
 
 def about(at: str | None = None) -> dict:
@@ -469,7 +446,7 @@ def about(at: str | None = None) -> dict:
     Versions, device, processor time, checksum, and the rows of ``short_units`` under
     ``short``.
     """
-    path = _folder(at or scale()) / "study.json"
+    path = _folder(at or fl.scale()) / "study.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -478,14 +455,7 @@ def _folder(at: str) -> Path:
     return book_root() / ("_build/results" if at == "smoke" else "results") / at
 
 
-def _parsed(row: dict[str, str]) -> dict:
-    return {
-        name: value if name in TEXT else float(value) if value else None
-        for name, value in row.items()
-    }
-
-
-def write(done: Sweep, short: Sweep, at: str) -> Path:
+def write(done: store.Sweep, short: store.Sweep, at: str) -> Path:
     """Keep the rows of a finished study and where they come from: path of the table.
 
     Args:
@@ -493,33 +463,26 @@ def write(done: Sweep, short: Sweep, at: str) -> Path:
         short: the sweep over ``short_units()``.
         at: the scale.
     """
-    folder = _folder(at)
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [row for unit in done.rows for row in unit["networks"]]
-    path = folder / "study.csv"
-    part = path.with_suffix(".csv.part")
-    with open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({**row, "fitted": int(row["fitted"])})
-    part.replace(path)
-    write_json(
-        folder / "study.json",
-        {
-            **provenance(),
-            "threads": 1,
-            "scale": at,
-            "version": VERSION,
-            "units": len(done.rows),
-            "networks": len(rows),
-            "fitted": sum(row["fitted"] for row in rows),
-            "failed": [error for _, error in done.failed.values()],
-            "processor_seconds": round(done.seconds),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "short": [row for unit in short.rows for row in unit["networks"]],
-        },
-    )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "fitted": int(row["fitted"])} for row in rows)
+    path = write_text(_folder(at) / "study.csv", text.getvalue().rstrip("\n"))
+    about = {
+        **store.provenance(),
+        "threads": 1,
+        "scale": at,
+        "version": VERSION,
+        "units": len(done.rows),
+        "networks": len(rows),
+        "fitted": sum(row["fitted"] for row in rows),
+        "failed": [error for _, error in done.failed.values()],
+        "processor_seconds": round(done.seconds),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "short": [row for unit in short.rows for row in unit["networks"]],
+    }
+    write_json(path.with_suffix(".json"), about)
     return path
 
 
@@ -539,33 +502,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--retry", action="store_true", help="units that failed, too")
     parser.add_argument("--collect", action="store_true", help="compute nothing more")
     given = parser.parse_args(arguments)
-    at = scale()
+    at = fl.scale()
     print(f"the study at the scale {at}, which FLATLAB_SCALE chooses")
-    store = Path(given.store or book_root() / "_build" / "study" / at)
+    folder = Path(given.store or book_root() / "_build" / "study" / at)
     if given.collect:
-        done = collect(units(at), store)
+        done = store.collect(units(at), folder)
     else:
         for draw in range(4):  # drawn once, before many processes ask for it
-            mnist1d(seed=draw)
+            fl.data.mnist1d(seed=draw)
         options = {"jobs": given.jobs, "retry": given.retry, "label": f"study, {at}"}
-        with _dask(given.scheduler):
-            done = sweep(networks, units(at), store, **options)
+        with contextlib.ExitStack() as stack:
+            if given.scheduler:
+                client = needs("distributed", "study").Client
+                stack.enter_context(client(given.scheduler))
+                stack.enter_context(needs("joblib", "study").parallel_config("dask"))
+            done = store.sweep(networks, units(at), folder, **options)
     print(done.report())
     if done.rows:
-        short = sweep(networks, short_units(), store, jobs=1, label="short runs")
+        short = store.sweep(networks, short_units(), folder, jobs=1, label="short runs")
         print(f"wrote {write(done, short, at)}")
     return 0 if done.complete else 1
-
-
-@contextlib.contextmanager
-def _dask(scheduler: str | None):
-    """Joblib's work goes to a scheduler while the block runs, if there is one."""
-    if scheduler is None:
-        yield
-        return
-    client, joblib = needs("distributed", "study").Client, needs("joblib", "study")
-    with client(scheduler), joblib.parallel_config("dask"):
-        yield
 
 
 if __name__ == "__main__":

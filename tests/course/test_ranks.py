@@ -87,7 +87,7 @@ def test_what_cannot_be_ordered_is_refused(x, y, message):
 
 def test_pairs_differ_in_one_setting(grid):
     for axis in grid:
-        i, j, group = rc.pairs_along(grid, axis)
+        i, j = rc.pairs_along(grid, axis)
         for name, values in grid.items():
             if name == axis:
                 assert (values[i] < values[j]).all()
@@ -96,7 +96,6 @@ def test_pairs_differ_in_one_setting(grid):
         levels = len(LEVELS[axis])
         n = len(grid["a"])
         assert len(i) == n * (levels - 1) / 2
-        assert len(np.unique(group)) == n / levels
         assert len({*zip(i.tolist(), j.tolist(), strict=True)}) == len(i)
 
 

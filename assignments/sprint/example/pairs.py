@@ -17,7 +17,7 @@ block = np.unique(places, axis=0, return_inverse=True)[1].ravel()
 
 def right(measure, axes):
     """Per cent of pairs whose lower measure errs less, one value per block."""
-    sides = [ranks.pairs_along(settings, axis)[:2] for axis in axes]
+    sides = [ranks.pairs_along(settings, axis) for axis in axes]
     i, j = (np.concatenate(side) for side in zip(*sides, strict=True))
     agree = np.sign(measure[i] - measure[j]) * np.sign(error[i] - error[j])
     return np.array([50 + 50 * agree[block[i] == b].mean() for b in np.unique(block)])
