@@ -178,8 +178,7 @@ def read_results(
 ) -> dict | None:
     """Read what is stored of a chapter at a scale, by default the current one.
 
-    Returns:
-        A dict as ``Claims.results`` gives it, or None where nothing is stored.
+    A dict as ``Claims.results`` gives it, or None where nothing is stored.
     """
     path = _results_path(_registry_path(registry), at or scale(), chapter)
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -262,7 +261,8 @@ class Claims:
 
         What a run on a GPU found stands beside where ``results/gpu`` has it.
         """
-        stored = None if scale() == "gpu" else self._stored("gpu")
+        beside = scale() != "gpu"
+        stored = read_results(self.chapter, "gpu", self.registry) if beside else None
         large = stored["claims"] if stored else {}
         return Cards(
             tuple(
@@ -322,7 +322,7 @@ class Claims:
         if os.environ.get("FLATLAB_RESULTS", "").strip() in ("write", "claims"):
             self.save(seeds=seeds)
             return
-        stored = self._stored(scale())
+        stored = read_results(self.chapter, registry=self.registry)
         if stored is None:
             return
         if found := differences(self.results(), stored):
@@ -334,22 +334,13 @@ class Claims:
                 + "\nOnce the change is understood, `make claims` stores the new run."
             )
 
-    def _stored(self, at: str) -> dict | None:
-        return read_results(self.chapter, at, self.registry)
-
 
 def differences(fresh: dict, stored: dict) -> list[str]:
-    """Say where a fresh run differs from a stored one.
+    """Say where a fresh run differs from a stored one, a sentence per difference.
 
     Verdicts must be equal, and the mean of each figure must lie in the stored interval,
-    widened by the half-width of the fresh one and by 1 % of the larger mean.
-
-    Args:
-        fresh: dict as ``Claims.results`` gives it.
-        stored: another, for instance of ``read_results``.
-
-    Returns:
-        A sentence per difference, naming claim, figure, new and old.
+    widened by the half-width of the fresh one and by 1 % of the larger mean. Both are
+    dicts as ``Claims.results`` gives them.
     """
     new, old = fresh["claims"], stored["claims"]
     found = _unmatched("", new, old)

@@ -110,15 +110,6 @@ def mean_band(ax: Axes, x, y, label: str = "", i: int = 0, **options) -> Interva
     return found
 
 
-def baseline(ax: Axes, values, label: str = "", colour: str = "#555555") -> Interval:
-    """Draw what curves are compared with: a mean (members,) across, with its band."""
-    found = mean_interval(_array(values))
-    ax.axhline(found.mean, color=colour, ls="--", label=_counted(label, found.n))
-    if found.n > 1:
-        ax.axhspan(found.low, found.high, color=colour, alpha=0.2, lw=0)
-    return found
-
-
 def interval_points(
     ax: Axes, x, y, label: str = "", i: int = 0, **options
 ) -> tuple[Interval, Interval]:

@@ -107,13 +107,9 @@ def test_figures_are_opaque_and_legible():
         assert plt.rcParams["font.size"] == plots.STYLE["font.size"]
 
 
-def test_a_baseline_and_points_have_students_intervals(ax):
+def test_points_have_students_intervals(ax):
     values = torch.tensor([1.0, 2.0, 4.0])
     low, high = stats.t.interval(0.95, 2, values.numpy().mean(), stats.sem(values))
-    found = plots.baseline(ax, values, "SGD")
-    assert ax.get_lines()[0].get_ydata()[0] == pytest.approx(7 / 3)
-    box = ax.patches[0].get_bbox()
-    assert [box.y0, box.y1] == pytest.approx([low, high]) == [found.low, found.high]
     x = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 3.5]])
     a, b = plots.interval_points(ax, x, values.expand(2, 3), "SAM", 1)
     bars = ax.containers[0].lines[2]
@@ -121,9 +117,7 @@ def test_a_baseline_and_points_have_students_intervals(ax):
     assert list(ends) == pytest.approx([low, high]) == [b.low[0], b.high[0]]
     assert list(a.mean) == [1.0, 2.5]
     names = ax.get_legend_handles_labels()[1]
-    assert names == ["SGD (n = 3)", "SAM (n = 3)"]
-    plots.baseline(ax, [1.0], "one")  # no band
-    assert len(ax.patches) == 1
+    assert names == ["SAM (n = 3)"]
 
 
 def test_a_legend_names_each_curve_once():
