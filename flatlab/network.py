@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial, wraps
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call, vmap
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._pytree import tree_leaves, tree_map
@@ -101,12 +100,7 @@ class _Dropout(nn.Module):
         return x if self.mask.ndim == 0 else x * self.mask
 
 
-_KEEPS = (
-    "the module keeps a tensor computed from its parameters, which does not follow "
-    "them: make pruning permanent (torch.nn.utils.prune.remove), take off "
-    "torch.nn.utils.weight_norm (remove_weight_norm), or compute in forward what is "
-    "cached"
-)
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _POINTWISE = (
     *(nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.SiLU),
     *(nn.ELU, nn.Softplus, nn.LeakyReLU, nn.Identity),
@@ -150,31 +144,26 @@ class Network:
                 "a scripted or traced module cannot be evaluated at other weights; "
                 "pass the module that went into torch.jit.script or trace"
             )
-        self._source = module
-        self._skeleton = _with(module, {}).eval().requires_grad_(False)
-        self._replace_dropout(self._skeleton)
-        for part in self._skeleton.modules():
-            if isinstance(part, nn.Embedding | nn.EmbeddingBag):
-                part.sparse = False  # sparse gradients have no derivative
-        self._places = _places(self._skeleton)
-        self._examined = self._recomputes = False
-        self._vmaps = True
-        parts = list(self._skeleton.modules())
-        self._compiled = any("_orig_mod" in part._modules for part in parts)
         trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not trained:
             raise ValueError("the module has no parameter with requires_grad=True")
-        if only is not None:
-            names, trained = (
-                list(trained),
-                {n: p for n, p in trained.items() if fnmatchcase(n, only)},
-            )
-            if not trained:
-                raise ValueError(f"only={only!r} matches none of {', '.join(names)}")
-        self.layout = Layout.of(trained)
+        own = {n: p for n, p in trained.items() if fnmatchcase(n, only or "*")}
+        if not own:
+            raise ValueError(f"only={only!r} matches none of {', '.join(trained)}")
+        self.layout = Layout.of(own)
         self._sizes = [shape.numel() for shape in self.layout.shapes]
-        self._dense = self._dense_stack()
         self._layouts: dict[torch.device, Layout] = {}
+        self._source = module
+        self._skeleton = _with(module, {}).eval().requires_grad_(False)
+        _replace_dropout(self._skeleton)
+        self._compiled = False
+        for part in self._skeleton.modules():
+            self._compiled |= "_orig_mod" in part._modules
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+                part.sparse = False  # sparse gradients have no derivative
+        self._places = _places(self._skeleton)
+        self._dense = self._dense_stack()
+        self._examined, self._recomputes, self._vmaps = False, False, True
 
     @property
     def k(self) -> int:
@@ -205,14 +194,13 @@ class Network:
         is left as it was.
         """
         scratch = copy.deepcopy(self._source).cpu()
-        parts: list[nn.Module] = []
-        scratch.apply(parts.append)  # children first, as constructors finish
-        resets = []
-        for part in dict.fromkeys(parts):
+        resets: dict[nn.Module, Any] = {}
+
+        def note(part: nn.Module) -> None:
             own = getattr(part, "_reset_parameters", None)
-            reset = getattr(part, "reset_parameters", own)
-            if callable(reset):
-                resets.append(reset)
+            resets[part] = getattr(part, "reset_parameters", own)
+
+        scratch.apply(note)  # children first, as constructors finish
         named = dict(scratch.named_parameters())
         trained = {name: named[name] for name in self.layout.names}
         rows = []
@@ -221,7 +209,7 @@ class Network:
                 parameter.fill_(torch.nan)
             for seed in [seeds] if isinstance(seeds, int) else seeds:
                 torch.default_generator.manual_seed(int(seed))
-                for reset in resets:
+                for reset in filter(callable, resets.values()):
                     reset()
                 rows.append(self.flatten(trained, members=False))
         if not rows:
@@ -327,75 +315,89 @@ class Network:
             masks: dropout masks by name, each (members, n, ...) or (n, ...), as
                 ``dropout_masks`` describes.
         """
-        masks = masks or {}
+        like = next(iter(parameters.values()))
         own_inputs = own_inputs and members
         if not self._examined:
             few = select(x, 0) if own_inputs else x
-            self._examine(select(few, slice(2)), next(iter(parameters.values())))
-        dense = self._dense is not None and self._flattens(x, own_inputs)
-        if dense and not _has_any_global_hook():
-            return self._evaluate_dense(parameters, x, members, own_inputs, masks)
-        like = next(iter(parameters.values()))
-        state, fixed = {**parameters, **masks}, self._fixed(like)
-
-        def one(own: Parameters, inputs: Any) -> Tensor:
-            return self._run({**fixed, **own}, inputs)
-
+            self._examine(select(few, slice(2)), like)
+        if members and self._is_batched(x, 3 if own_inputs else 2):
+            return self._evaluate_dense(parameters, x, own_inputs, masks or {})
+        state = {**parameters, **(masks or {})}
         with self._plainly():
             if not members:
-                return one(state, x)
+                return self._run(state, x)
             if like.is_cuda and len(like) > 1 and self._vmaps:
                 try:
-                    return vmap(one, in_dims=(0, 0 if own_inputs else None))(state, x)
+                    axes = (0, 0 if own_inputs else None)
+                    return vmap(self._run, in_dims=axes)(state, x)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError:  # an operation that has no batching rule
                     self._vmaps = False
-            outputs = []
-            for i in range(len(like)):
-                inputs = select(x, i) if own_inputs else x
-                outputs.append(one({name: v[i] for name, v in state.items()}, inputs))
-            return torch.stack(outputs)
+            return torch.stack(
+                [
+                    self._run(select(state, i), select(x, i) if own_inputs else x)
+                    for i in range(len(like))
+                ]
+            )
 
-    def _run(
-        self, state: Parameters, x: Any, module: nn.Module | None = None
-    ) -> Tensor:
-        """The output of the structure, or of another module, with this state."""
-        x = tree_map(_copy, x)  # a module may work on its inputs in place
-        named = dict(x) if isinstance(x, Mapping) else {}
-        inputs = () if named else x if isinstance(x, tuple | list) else (x,)
-        if module is not None:
-            output = module(*inputs, **named)
-        elif self._recomputes:
+    def _run(self, parameters: Parameters, x: Any) -> Tensor:
+        """The output of the structure at these parameters."""
+        state = self.state(parameters)
+        if self._recomputes:
             # what is computed again in the backward pass needs these weights still
-            output = _with(self._skeleton, state)(*inputs, **named)
-        else:
-            # each place once: functional_call's own ties go wrong where a module
-            # stands at two places
-            values = {p: state[n] for p, n in self._places.items() if n in state}
-            output = functional_call(
-                self._skeleton, values, inputs, named, tie_weights=False
-            )
-        if isinstance(output, Tensor):
-            return output
-        if not isinstance(getattr(output, "logits", None), Tensor):
-            raise TypeError(
-                f"the module returns {type(output).__name__}, expected a tensor or an "
-                "object with an attribute logits; wrap it in a module that returns "
-                "the output to measure"
-            )
-        return output.logits
+            return outputs_of(_with(self._skeleton, state), x)
+        # each place once: functional_call's own ties go wrong where a module stands at
+        # two places
+        values = {p: state[n] for p, n in self._places.items() if n in state}
+        call = partial(functional_call, self._skeleton, values, tie_weights=False)
+        return outputs_of(lambda *args, **kwargs: call(args, kwargs), x)
+
+    def state(self, parameters: Parameters) -> Parameters:
+        """Parameters, and what the module holds besides, as it is now."""
+        like = next(iter(parameters.values()))
+        besides: Parameters = {
+            name: p.detach()
+            for name, p in self._source.named_parameters()
+            if name not in parameters
+        }
+        # copies: a module may write to its buffers in eval mode too, as counters do
+        besides.update((n, b.clone()) for n, b in self._source.named_buffers())
+        return {**place(besides, like.device, like.dtype), **parameters}
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:
         """Without attention's forward-only path and without compilation."""
-        with ExitStack() as stack:
-            if self._compiled:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            fast = torch.backends.mha.get_fastpath_enabled()
-            stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
-            torch.backends.mha.set_fastpath_enabled(False)
-            yield
+        stance = torch.compiler.set_stance if self._compiled else nullcontext
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with stance("force_eager"):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+    def _evaluate_dense(self, parameters, x, own_inputs, masks) -> Tensor:
+        """Logits of all members in batched matrix products."""
+        for name, layer in self._dense or ():
+            if isinstance(layer, nn.Linear):
+                weight = parameters[f"{name}.weight"].transpose(1, 2)
+                bias = parameters.get(f"{name}.bias")
+                if x.ndim == 2:  # shared inputs: expanded, not copied
+                    x = x.expand(weight.shape[0], *x.shape)
+                if bias is None:
+                    x = torch.bmm(x, weight)
+                else:
+                    x = torch.baddbmm(bias.unsqueeze(1), x, weight)
+            elif isinstance(layer, nn.Flatten):
+                x = x.flatten(2 if own_inputs else 1)
+            elif not isinstance(layer, _Dropout):
+                x = layer(x)
+            elif f"{name}.mask" in masks:
+                x = x * masks[f"{name}.mask"]
+        return x
+
+    # -------------------------------------------------------------- examination
 
     def _examine(self, x: Any, like: Tensor) -> None:
         """Look once at what would give wrong numbers without a word; x is (2, ...)."""
@@ -404,63 +406,55 @@ class Network:
             torch.random.fork_rng(devices),
             torch.inference_mode(False),
             self._plainly(),
-            _left_as_found(self._source),
+            _in_eval_mode(self._source),
         ):
-            own = self.weights().to(like)
+            own = self.weights()
             i = torch.arange(self.k, device=like.device)
             # away from its own weights, where a copy that keeps them shows
-            point = (own * (1 + 0.1 * i.cos()) + 0.01 * i.sin()).to(like)
-            leaves = {n: p.clone() for n, p in self.unflatten(point).items()}
-            with torch.enable_grad():
-                self._examine_slopes(x, leaves)
+            point = own.to(like) * (1 + 0.1 * i.cos()) + 0.01 * i.sin()
+            leaves = self.leaves(point.to(like))
             with torch.no_grad():
-                if self._dense is not None and self._flattens(x, False):
-                    dense = self._evaluate_dense(leaves, x, False, False, {})
-                    if not _close(dense, self._run(self.state(leaves), x)):
-                        self._dense = None  # a layer does more than its type says
-                self._examine_copy(x)
+                copied = _with(self._source, self.state(leaves)).eval()
+                copied = outputs_of(copied, x)
+            with torch.enable_grad():
+                output = self._settled(leaves, x, copied)
+                self._check_slopes(leaves, x, output)
+            with torch.no_grad():
+                x = place(x, own.device, own.dtype)
+                ours = self._run(self.unflatten(own), x)
+                theirs = outputs_of(self._source, x)
+            if not (_close(output, copied) and _close(ours, theirs)):
+                raise ValueError(_COPY)
         self._examined = True
 
-    def _examine_slopes(self, x: Any, leaves: Parameters) -> None:
-        """Raise unless autograd sees all that the output is computed from."""
-        state = self.state({n: p.requires_grad_() for n, p in leaves.items()})
+    def _settled(self, leaves: Parameters, x: Any, copied: Tensor) -> Tensor:
+        """The output, after it is known how to compute it; sets ``_recomputes``."""
         said = "computes again"
         try:
-            with torch.no_grad():
-                fresh = self._run(state, x, _with(self._source, state).eval())
-        except ValueError:  # it has been called since it was copied
-            fresh = None
-        try:
             with disable_saved_tensors_hooks(said):
-                output = self._run(state, x)
+                output, again = self._run(leaves, x), self._run(leaves, x)
         except RuntimeError as error:
             if said not in str(error):
                 raise
-            self._recomputes = True
-            output = self._run(state, x)
-        with torch.no_grad():
-            again = self._run(state, x)
-        if not _close(output, again):
-            raise ValueError(
-                "the network gives another output at the second call with the same "
-                "weights and inputs: it draws random numbers, or keeps a state"
-            )
-        if fresh is not None and not _close(output, fresh):
-            self._recomputes = True  # it holds a weight in a list or the like
-            output = self._run(state, x)
-            if not _close(output, fresh):
+        else:
+            if not _close(output, again):
                 raise ValueError(
-                    f"a copy of the module gives another output than the next: {_KEEPS}"
+                    "the network gives another output at the second call with the same "
+                    "weights and inputs: it draws random numbers, or keeps a state"
                 )
-        if output.grad_fn is None:
-            raise ValueError(
-                "no weight reaches the output through autograd: is it computed under "
-                "no_grad, detached, or in a reentrant checkpoint?"
-            )
-        own = [p for p in self._source.parameters() if p.requires_grad]
-        slopes = torch.autograd.grad(
-            output.sum(), [*leaves.values(), *own], allow_unused=True
-        )
+            if _close(output, copied):
+                return output
+        # it has a checkpoint, or holds a weight in a list or the like
+        self._recomputes = True
+        return self._run(leaves, x)
+
+    def _check_slopes(self, leaves: Parameters, x: Any, output: Tensor) -> None:
+        """Raise unless autograd sees all that the output is computed from."""
+        given = [*leaves.values()]
+        given += [p for p in self._source.parameters() if p.requires_grad]
+        slopes: Any = [None] * len(given)
+        if output.requires_grad:
+            slopes = torch.autograd.grad(output.sum(), given, allow_unused=True)
         if any(slope is not None for slope in slopes[len(leaves) :]):
             raise ValueError(
                 "a copy of the module still uses the module's own weights: a forward "
@@ -468,72 +462,14 @@ class Network:
                 "wrap it in an nn.Module that calls it"
             )
         lost = [n for n, slope in zip(leaves, slopes, strict=False) if slope is None]
-        if lost and fresh is None:
-            raise ValueError(_KEEPS)
         with torch.no_grad():
             moved = {n: 0.9 * leaves[n] + 0.01 for n in lost}
-            if lost and not _close(self._run({**state, **moved}, x), output):
+            if lost and not _close(self._run({**leaves, **moved}, x), output):
                 raise ValueError(
                     f"no gradient reaches {', '.join(lost)}, though the output "
                     "depends on it: detached, used under no_grad or in a reentrant "
                     "checkpoint?"
                 )
-
-    def _examine_copy(self, x: Any) -> None:
-        """Raise unless the copy computes what the module does."""
-        own = self.weights()
-        x = place(x, own.device, own.dtype)
-        copied = self._run(self.state(self.unflatten(own)), x)
-        for module in self._source.modules():
-            module.training = False
-        if not _close(copied, self._run({}, x, self._source)):
-            raise ValueError(
-                "a copy of the module gives another output than the module itself; "
-                "pass a module whose copy.deepcopy computes the same"
-            )
-
-    def state(self, parameters: Parameters) -> Parameters:
-        """Parameters, and what the module holds besides, as it is now."""
-        return {**self._fixed(next(iter(parameters.values()))), **parameters}
-
-    def _fixed(self, like: Tensor) -> Parameters:
-        """Buffers and frozen parameters of the module, as they are now."""
-        trained = set(self.layout.names)
-        state: Parameters = {
-            name: p.detach()
-            for name, p in self._source.named_parameters()
-            if name not in trained
-        }
-        # copies: a module may write to its buffers in eval mode too, as counters do
-        state.update((n, b.clone()) for n, b in self._source.named_buffers())
-        return place(state, like.device, like.dtype)
-
-    def _evaluate_dense(self, parameters, x, members, own_inputs, masks) -> Tensor:
-        lead = 2 if members and own_inputs else 1
-        for name, layer in self._dense or ():
-            if isinstance(layer, nn.Linear):
-                weight = parameters[f"{name}.weight"]
-                bias = parameters.get(f"{name}.bias")
-                if not members:
-                    x = F.linear(x, weight, bias)
-                    continue
-                if x.ndim == 2:  # shared inputs: expanded, not copied
-                    x = x.expand(weight.shape[0], *x.shape)
-                weight = weight.transpose(1, 2)
-                if bias is None:
-                    x = torch.bmm(x, weight)
-                else:
-                    x = torch.baddbmm(bias.unsqueeze(1), x, weight)
-            elif isinstance(layer, nn.Flatten):
-                if x.ndim > lead + 1:
-                    x = x.flatten(lead)
-            elif isinstance(layer, _Dropout):
-                mask = masks.get(f"{name}.mask")
-                if mask is not None:
-                    x = x * mask
-            else:
-                x = layer(x)
-        return x
 
     # --------------------------------------------------------------- structure
 
@@ -559,13 +495,11 @@ class Network:
             expected += [f"{name}.{own}" for own, _ in layer.named_parameters()]
         return layers if tuple(expected) == self.layout.names else None
 
-    def _flattens(self, x: Any, own_inputs: bool) -> bool:
-        """Whether x reaches the first dense layer as one vector per example."""
-        if not isinstance(x, Tensor):
+    def _is_batched(self, x: Any, vectors: int) -> bool:
+        """Whether the dense stack gets x, of so many axes, as vectors of examples."""
+        if not self._dense or not isinstance(x, Tensor) or _has_any_global_hook():
             return False
-        return isinstance((self._dense or [("", None)])[0][1], nn.Flatten) or (
-            x.ndim == (3 if own_inputs else 2)
-        )
+        return isinstance(self._dense[0][1], nn.Flatten) or x.ndim == vectors
 
     def modules(self) -> Iterator[nn.Module]:
         """Submodules of the network's structure (for inspection; they hold no w)."""
@@ -576,18 +510,6 @@ class Network:
         """Whether all members are evaluated in batched matrix products on a CPU."""
         return self._dense is not None
 
-    @staticmethod
-    def _replace_dropout(module: nn.Module) -> None:
-        for name, child in module._modules.items():
-            if isinstance(child, nn.modules.dropout._DropoutNd):
-                if isinstance(child, nn.AlphaDropout | nn.FeatureAlphaDropout):
-                    continue
-                channels = not isinstance(child, nn.Dropout)
-                layer = _Dropout(child.p, channels) if child.p else nn.Identity()
-                setattr(module, name, layer)
-            elif child is not None:
-                Network._replace_dropout(child)
-
     @property
     def mixes_examples(self) -> bool:
         """Whether a layer takes the statistics of the batch, so that parts differ."""
@@ -596,12 +518,10 @@ class Network:
             for module in self._skeleton.modules()
         )
 
-    def probe(
-        self, x: Any, kind: type = nn.Module, note: Callable[..., None] | None = None
-    ) -> Tensor:
+    def probe(self, x: Any, note: Callable[..., None] | None = None) -> Tensor:
         """The output at the module's own weights on a few examples.
 
-        Layers of a kind call ``note(name, layer, inputs, output)`` on the way.
+        Layers call ``note(name, layer, inputs, output)`` on the way.
 
         Raises:
             ValueError: if the network does not take inputs of this form.
@@ -612,11 +532,11 @@ class Network:
         handles = [
             layer.register_forward_hook(partial(note, name))
             for name, layer in self._skeleton.named_modules()
-            if note is not None and isinstance(layer, kind)
+            if note is not None
         ]
         try:
             with torch.no_grad():
-                return self._run(self.state(self.unflatten(own)), x)
+                return self._run(self.unflatten(own), x)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
@@ -639,9 +559,9 @@ class Network:
         devices = [own.device] if own.is_cuda else []
         for mode in (True, False):
             module = copy.deepcopy(self._source).train(mode)
-            self._replace_dropout(module)
+            _replace_dropout(module)
             with torch.no_grad(), torch.random.fork_rng(devices):
-                outputs.append(self._run({}, x, module))
+                outputs.append(outputs_of(module, x))
             buffers.append(module.buffers())
         return _close(*outputs) and all(map(torch.equal, *buffers))
 
@@ -656,7 +576,7 @@ class Network:
             if isinstance(output, Tensor) and not any(layer.children()):
                 sizes.append(output.numel())
 
-        self.probe(x, note=note)
+        self.probe(x, note)
         return sum(sizes) // len(tensors(x)[0])
 
     def dropout_masks(self, x: Tensor) -> dict[str, tuple[float, torch.Size]]:
@@ -666,14 +586,15 @@ class Network:
         """
         masks: dict[str, tuple[float, torch.Size]] = {}
 
-        def note(name: str, layer: _Dropout, inputs: Any, output: Any) -> None:
-            shape = inputs[0].shape[1:]
-            if layer.channels:
-                shape = shape[:1] + torch.Size([1] * (len(shape) - 1))
-            masks[f"{name}.mask"] = (layer.p, shape)
+        def note(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(layer, _Dropout):
+                shape = inputs[0].shape[1:]
+                if layer.channels:
+                    shape = shape[:1] + torch.Size([1] * (len(shape) - 1))
+                masks[f"{name}.mask"] = (layer.p, shape)
 
         if any(isinstance(m, _Dropout) for m in self.modules()):
-            self.probe(x, _Dropout, note)
+            self.probe(x, note)
         return masks
 
 
@@ -714,21 +635,20 @@ def over_members(function: _F, *, finite: bool = True) -> _F:
 
 def _lead_back(result: Any, lead: torch.Size) -> Any:
     """The leading axes ``lead`` in place of the axis of members, in all of a result."""
-    if isinstance(result, Tensor):
-        is_ours = result.ndim > 0 and len(result) == lead.numel()
-        return result.reshape(lead + result.shape[1:]) if is_ours else result
-    if isinstance(result, Mapping):
-        return {name: _lead_back(part, lead) for name, part in result.items()}
-    if isinstance(result, tuple | list):
-        return type(result)(_lead_back(part, lead) for part in result)
-    if is_dataclass(result) and not isinstance(result, type):
+
+    def back(part: Any) -> Any:
+        if isinstance(part, Tensor) and part.ndim and len(part) == lead.numel():
+            return part.reshape(lead + part.shape[1:])
+        if not is_dataclass(part) or isinstance(part, type):
+            return part
         own = {
-            f.name: _lead_back(getattr(result, f.name), lead)
-            for f in fields(result)
+            f.name: _lead_back(getattr(part, f.name), lead)
+            for f in fields(part)
             if f.init and not f.metadata.get("shared")
         }
-        return replace(result, **own)
-    return result
+        return replace(part, **own)
+
+    return tree_map(back, result)
 
 
 def chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
@@ -767,8 +687,30 @@ def tensors(x: Any) -> list[Tensor]:
     return [t for t in tree_leaves(x) if isinstance(t, Tensor)]
 
 
-def _copy(value):
-    return value.clone() if isinstance(value, Tensor) else value
+def outputs_of(module: Callable, x: Any) -> Tensor:
+    """The logits that a module gives of inputs, which it may work on in place."""
+    x = tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, x)
+    if isinstance(x, Mapping):
+        output = module(**x)
+    else:
+        output = module(*x) if isinstance(x, tuple | list) else module(x)
+    output = output if isinstance(output, Tensor) else getattr(output, "logits", output)
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the module returns {type(output).__name__}, expected a tensor or an "
+            "object with an attribute logits; wrap it in a module that returns "
+            "the output to measure"
+        )
+    return output
+
+
+def _replace_dropout(module: nn.Module) -> None:
+    for part in list(module.modules()):
+        for name, child in part._modules.items():
+            if isinstance(child, _DROPOUT):
+                channels = not isinstance(child, nn.Dropout)
+                layer = _Dropout(child.p, channels) if child.p else nn.Identity()
+                part._modules[name] = layer
 
 
 def _places(module: nn.Module) -> dict[str, str]:
@@ -783,31 +725,41 @@ def _places(module: nn.Module) -> dict[str, str]:
     }
 
 
+_COPY = (
+    "a copy of the module gives another output than the module: it keeps a tensor "
+    "computed from its parameters, which does not follow them (make pruning permanent "
+    "by torch.nn.utils.prune.remove, take off torch.nn.utils.weight_norm by "
+    "remove_weight_norm, compute in forward what is cached), or copy.deepcopy leaves "
+    "something out"
+)
+
+
 def _with(module: nn.Module, state: Parameters) -> nn.Module:
     """A copy that has these values wherever the module holds on to its own."""
-    own: Parameters = {**dict(module.named_parameters())}
-    own.update(module.named_buffers())
+    own = dict((*module.named_parameters(), *module.named_buffers()))
     memo = {id(own[name]): value for name, value in state.items() if name in own}
     try:
         return copy.deepcopy(module, memo)
     except RuntimeError as error:
         if "deepcopy" not in str(error):
             raise
-        raise ValueError(_KEEPS) from error
+        raise ValueError(_COPY) from error
 
 
 @contextmanager
-def _left_as_found(module: nn.Module) -> Iterator[None]:
-    """Gives a module its modes and buffers back."""
-    buffers = {b: b.clone() for b in module.buffers()}
-    modes = {m: m.training for m in module.modules()}
+def _in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Gives a module its modes and buffers back in the end."""
+    modes = [(part, part.training) for part in module.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
+        for part, _ in modes:
+            part.training = False  # not eval(), which may do more
         yield
     finally:
-        for part, mode in modes.items():
+        for part, mode in modes:
             part.training = mode
         with torch.no_grad():
-            for buffer, value in buffers.items():
+            for buffer, value in buffers:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
 

@@ -1,7 +1,7 @@
 """How much the loss rises around w: worst case, average, and their relatives."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from flatlab.environment import double
 from flatlab.loss import IGNORED, Loss
 from flatlab.neighbourhoods import Bound, Neighbourhood, check_set, keskar_box
-from flatlab.network import over_members
+from flatlab.network import outputs_of, over_members
 from flatlab.noise import (
     Noise,
     at_points,
@@ -525,7 +525,7 @@ def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
     for x, y, share in loss.chunks(w):
         seen.clear()
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            output = _outputs(module, x)
+            output = outputs_of(module, x)
             if not seen:
                 raise ValueError(f"layer {layer!r} is not used")
             ((features, delta),) = seen
@@ -544,11 +544,3 @@ def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
                 total = total + (features.square().sum(-1) * (product @ column)).sum()
     handle.remove()
     return total
-
-
-def _outputs(module: nn.Module, x: Any) -> Tensor:
-    if isinstance(x, Mapping):
-        output = module(**x)
-    else:
-        output = module(*x) if isinstance(x, tuple | list) else module(x)
-    return output if isinstance(output, Tensor) else output.logits

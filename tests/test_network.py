@@ -584,7 +584,7 @@ class Forgetful(nn.Linear):
         (lambda: Noisy(5, 3), "second call"),
         (lambda: Counting(5, 3), "second call"),
         (Detached, r"no gradient reaches a\.weight, a\.bias"),
-        (lambda: Detached(True), "no weight reaches"),
+        (lambda: Detached(True), r"no gradient reaches a\.weight, a\.bias, b\.weight"),
         (lambda: Forgetful(5, 3), "copy of the module gives another"),
     ],
 )
