@@ -249,30 +249,30 @@ def _run(path: Path, chapter: str, name: str, function, units: list[dict]) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     with needs("filelock", "study").FileLock(path.with_suffix(".lock")) as lock:
         try:
-            if _written(path) != before:
-                return
-            parts, label = path.with_suffix(".units"), f"{chapter}: {name}"
-            done = sweep(function, units, parts, jobs=1, retry=True, label=label)
-            if not done.complete:
-                raise RuntimeError(f"{label}\n{done.report()}")
-            about = {"chapter": chapter, "name": name, **provenance()}
-            about["processor_seconds"] = round(done.seconds, 1)
-            rows = [
-                {
-                    "unit": unit,
-                    "result": {k: v for k, v in row.items() if k not in unit},
-                }
-                for unit, row in zip(units, done.rows, strict=True)
-            ]
-            lines = ",\n".join(map(_dumps, rows))  # a line for each row
-            write_text(path, f'{_dumps(about)[:-1]},\n"rows": [\n{lines}\n]}}')
-            shutil.rmtree(parts)
+            if _written(path) == before:
+                _write(path, chapter, name, function, units)
         finally:
             Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _written(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def _write(path: Path, chapter: str, name: str, function, units: list[dict]) -> None:
+    parts = path.with_suffix(".units")
+    done = sweep(function, units, parts, jobs=1, retry=True, label=f"{chapter}: {name}")
+    if not done.complete:
+        raise RuntimeError(f"{chapter}: {name}\n{done.report()}")
+    about = {"chapter": chapter, "name": name, **provenance()}
+    about["processor_seconds"] = round(done.seconds, 1)
+    rows = [
+        {"unit": unit, "result": {k: v for k, v in row.items() if k not in unit}}
+        for unit, row in zip(units, done.rows, strict=True)
+    ]
+    lines = ",\n".join(map(_dumps, rows))  # a line for each row
+    write_text(path, f'{_dumps(about)[:-1]},\n"rows": [\n{lines}\n]}}')
+    shutil.rmtree(parts)
 
 
 def _read(path: Path, units: list[dict]) -> Rows:
