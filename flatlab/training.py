@@ -15,7 +15,7 @@ from flatlab.environment import check_dtype
 from flatlab.environment import device as default_device
 from flatlab.loss import Loss, place
 from flatlab.neighbourhoods import Neighbourhood
-from flatlab.network import Network
+from flatlab.network import Network, Parameters
 from flatlab.progress import progress
 
 # streams of randomness of one member; each (seed, stream, epoch) has its own generator
@@ -100,13 +100,10 @@ def train(
     ``lr``, ``momentum``, ``weight_decay``, ``input_noise`` and the neighbourhood's
     radius may be tensors that broadcast against the axis of the seeds, and so may the
     labels of the examples: ``lr=rates[:, None]`` trains every seed at every rate, and
-    the run's weights are (rates, seeds, k). Members that share a seed can be compared
-    in pairs.
+    the run's weights are (rates, seeds, k).
 
     A member whose loss or weights stop being finite is marked ``diverged``, with a
-    warning, and the others go on. Ctrl-C returns what is finished. A run keeps no file
-    to resume from: ``flatlab.course.stored`` and its sweeps resume per unit, such as
-    one call of ``train``.
+    warning, and the others go on. Ctrl-C returns what is finished.
 
     Args:
         net: a ``Network``, or a module to make one of.
@@ -178,12 +175,11 @@ def train(
     values = _values(settings, dtype, device)
     loss = Loss(net, data.train, criterion)
     _check_module(net, loss.x)
-    labels = loss._labelled
-    lead = _lead(seeds, values, labels)
+    lead = _lead(seeds, values, loss._labelled)
     w = _placed(net, w, lead).to(device=device, dtype=dtype, copy=True)
     seeds = tuple(torch.tensor(seeds, device="cpu").expand(lead).flatten().tolist())
     values = {name: v.expand(lead).flatten() for name, v in values.items()}
-    if start is None and not labels:
+    if start is None and not loss.own_labels:
         members = list(zip(seeds, *(v.tolist() for v in values.values()), strict=True))
         if alike := len(members) - len(set(members)):
             raise ValueError(
@@ -191,19 +187,19 @@ def train(
                 "expected different seeds where the settings are the same"
             )
     rule, buffers = OPTIMIZERS[optimizer]
-    m = _Ensemble(net, w, buffers, values, seeds)
-    records = _Records(net, data, lead, criterion)
+    m = _Ensemble(w, buffers, values, seeds)
+    records = _Records(net, data, lead, criterion, wanted, kept, stop_loss)
     task = _Task(
-        records.parts["train"], w, neighbourhood, when, batch_size, rule,
-        schedule == "cosine", epochs,
+        records.parts["train"], w, batch_size, epochs, rule, schedule == "cosine",
+        neighbourhood, when,
     )  # fmt: skip
-    return _train(task, m, records, wanted, kept, stop_loss, lead)
+    return _train(task, m, records, lead)
 
 
 # ------------------------------------------------------------------------- arguments
 
 
-def _epochs(epochs, record, snapshots) -> tuple[set[int], list[int]]:
+def _epochs(epochs, record, snapshots) -> tuple[set[int], set[int]]:
     """The epochs to record, and those whose weights to keep."""
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs is {epochs!r}, expected a positive integer")
@@ -213,10 +209,11 @@ def _epochs(epochs, record, snapshots) -> tuple[set[int], list[int]]:
                 f"record is {record}, expected a positive number of epochs"
             )
         record = range(0, epochs + 1, record)
-    kept = sorted(set(snapshots))
-    if kept and not 0 <= kept[0] <= kept[-1] <= epochs:
-        raise ValueError(f"snapshots are {kept}, expected epochs in 0 ... {epochs}")
-    return {0, epochs, *(record or ())}, kept
+    if not set(snapshots) <= {*range(epochs + 1)}:
+        raise ValueError(
+            f"snapshots are {snapshots}, expected epochs in 0 ... {epochs}"
+        )
+    return {0, epochs, *(record or ())}, set(snapshots)
 
 
 def _check_module(net: Network, x: Any) -> None:
@@ -242,28 +239,25 @@ def _values(settings: dict, dtype, device) -> dict[str, Tensor]:
     """The settings as tensors in the dtype and place of the weights, checked."""
     values = {}
     for name, value in settings.items():
-        tensor = torch.as_tensor(value, dtype=dtype, device=device)
-        positive = name in ("lr", "radius")
-        if not (tensor.isfinite() & (tensor > 0 if positive else tensor >= 0)).all():
-            raise ValueError(
-                f"{name} is {value}, expected finite values "
-                + ("above 0" if positive else "of at least 0")
-            )
-        if name == "momentum" and (tensor >= 1).any():
-            raise ValueError(f"momentum is {value}, expected values below 1")
-        values[name] = tensor
+        values[name] = v = torch.as_tensor(value, dtype=dtype, device=device)
+        fits, expected = v >= 0, "of at least 0"
+        if name in ("lr", "radius"):
+            fits, expected = v > 0, "above 0"
+        elif name == "momentum":
+            fits, expected = fits & (v < 1), "of at least 0 and below 1"
+        if not (fits & v.isfinite()).all():
+            raise ValueError(f"{name} is {value}, expected finite values {expected}")
     return values
 
 
 def _lead(seeds, values: dict[str, Tensor], labels: torch.Size) -> torch.Size:
     """The axes of the ensemble: seeds, settings and labels, broadcast."""
     shapes = {name: v.shape for name, v in values.items() if v.ndim}
-    if labels:
-        shapes["labels"] = labels
+    shapes["labels"] = labels
     try:
         return torch.broadcast_shapes((len(seeds),), *shapes.values())
     except RuntimeError:
-        said = ", ".join(f"{name} {tuple(s)}" for name, s in shapes.items())
+        said = ", ".join(f"{name} {tuple(s)}" for name, s in shapes.items() if s)
         raise ValueError(
             f"the seeds are of {len(seeds)} members, and these shapes do not broadcast "
             f"against them: {said}. Further axes go in front, as in rates[:, None]"
@@ -291,23 +285,14 @@ class _Ensemble:
     differ: known once, so that no step has to ask the device.
     """
 
-    def __init__(self, net: Network, w: Tensor, buffers: int, values, seeds):
-        self.net = net
+    def __init__(self, w: Tensor, buffers: int, values, seeds):
         self.index = torch.arange(len(w), device=w.device)  # position in the whole
-        # (members, *shape), one per parameter, and the optimiser's likewise
-        self.leaves = [p.clone() for p in net.unflatten(w).values()]
-        self.buffers = [
-            [torch.zeros_like(p) for p in self.leaves] for _ in range(buffers)
-        ]
+        self.w = w  # (members, k), and the optimiser's likewise
+        self.buffers = [torch.zeros_like(w) for _ in range(buffers)]
         self.step = 0
         self.values: dict[str, Tensor] = values  # each (members,)
         self.seeds: tuple[int, ...] = seeds
         self._find_common()
-
-    @property
-    def w(self) -> Tensor:
-        """Their weights, (members, k)."""
-        return _flat(self.leaves)
 
     def _find_common(self) -> None:
         self.common = {
@@ -320,61 +305,50 @@ class _Ensemble:
         if alive.all():
             return
         here = alive.to(self.index.device)
-        self.index = self.index[here]
-        self.leaves = [p[here] for p in self.leaves]
-        self.buffers = [[b[here] for b in buffers] for buffers in self.buffers]
+        self.index, self.w = self.index[here], self.w[here]
+        self.buffers = [buffer[here] for buffer in self.buffers]
         self.values = {name: v[here] for name, v in self.values.items()}
         self.seeds = tuple(
             s for s, a in zip(self.seeds, alive.tolist(), strict=True) if a
         )
         self._find_common()
 
-    def times(self, leaves: list[Tensor], name: str, factor: float = 1.0):
-        """Each leaf times factor x its member's setting ``name``."""
-        common = self.common[name]
-        if common is not None:
-            return list(torch._foreach_mul(leaves, common * factor))
-        values = self.values[name] * factor
-        return [p * values.view(-1, *[1] * (p.ndim - 1)) for p in leaves]
+    def setting(self, name: str, factor: float = 1.0, ndim: int = 2) -> float | Tensor:
+        """A setting times ``factor``; where members differ, to multiply their rows."""
+        if (common := self.common[name]) is not None:
+            return common * factor
+        return (self.values[name] * factor).view(-1, *[1] * (ndim - 1))
 
-    def decayed(self, gradients: list[Tensor]) -> list[Tensor]:
-        """Gradients with the L2 penalty's."""
+    def decayed(self, gradient: Tensor) -> Tensor:
+        """The gradient with the L2 penalty's."""
         if self.common["weight_decay"] == 0:
-            return gradients
-        decay = self.times(self.leaves, "weight_decay")
-        return list(torch._foreach_add(gradients, decay))
+            return gradient
+        return gradient + self.w * self.setting("weight_decay")
 
 
-def _sgd(m: _Ensemble, gradients: list[Tensor], factor: float) -> None:
+def _sgd(m: _Ensemble, gradient: Tensor, factor: float) -> None:
     """One step of ``torch.optim.SGD`` for all members."""
-    gradients = m.decayed(gradients)
+    gradient = m.decayed(gradient)
     if m.common["momentum"] != 0:
-        # with empty buffers this is the first gradient itself, as in torch
-        m.buffers[0] = list(m.times(m.buffers[0], "momentum"))
-        torch._foreach_add_(m.buffers[0], gradients)
-        gradients = m.buffers[0]
-    lr = m.common["lr"]
-    if lr is not None:
-        torch._foreach_add_(m.leaves, gradients, alpha=-lr * factor)
+        # with an empty buffer this is the first gradient itself, as in torch
+        gradient = m.buffers[0].mul_(m.setting("momentum")).add_(gradient)
+    lr = m.setting("lr", factor)
+    if isinstance(lr, float):
+        m.w.add_(gradient, alpha=-lr)
     else:
-        torch._foreach_sub_(m.leaves, m.times(gradients, "lr", factor))
+        m.w.sub_(gradient * lr)
 
 
-def _adam(m: _Ensemble, gradients: list[Tensor], factor: float) -> None:
+def _adam(m: _Ensemble, gradient: Tensor, factor: float) -> None:
     """One step of ``torch.optim.Adam`` with its default betas and eps."""
     beta1, beta2, eps = 0.9, 0.999, 1e-8
-    gradients = m.decayed(gradients)
+    gradient = m.decayed(gradient)
     first, second = m.buffers
-    torch._foreach_lerp_(first, gradients, 1 - beta1)
-    torch._foreach_mul_(second, beta2)
-    torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
-    denominators = torch._foreach_sqrt(second)
-    torch._foreach_div_(denominators, (1 - beta2 ** (m.step + 1)) ** 0.5)
-    torch._foreach_add_(denominators, eps)
-    steps = list(torch._foreach_div(first, denominators))
-    torch._foreach_sub_(
-        m.leaves, m.times(steps, "lr", factor / (1 - beta1 ** (m.step + 1)))
-    )
+    first.lerp_(gradient, 1 - beta1)
+    second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    denominator = second.sqrt().div_((1 - beta2 ** (m.step + 1)) ** 0.5).add_(eps)
+    lr = m.setting("lr", factor / (1 - beta1 ** (m.step + 1)))
+    m.w.sub_(first / denominator * lr)
 
 
 # name: (rule, number of buffers)
@@ -385,29 +359,29 @@ class _Task:
     """What an epoch is for every member: the examples, the loss, the batches."""
 
     def __init__(
-        self, loss: Loss, w, neighbourhood, when, batch_size, rule, cosine, epochs
-    ):
+        self, loss: Loss, w: Tensor, batch_size: int, epochs: int, rule: Callable,
+        cosine: bool, neighbourhood: Neighbourhood | None, when: tuple[float, float],
+    ):  # fmt: skip
         self.net, self.criterion = loss.net, loss.criterion
         self.x: Tensor = place(loss.x, w.device, w.dtype)
         self.y, self.own_labels = loss.y.to(w.device), loss.own_labels
-        self.neighbourhood: Neighbourhood | None = neighbourhood
-        self.when: tuple[float, float] = when
-        self.batch_size, self.rule = batch_size, rule
-        self.cosine, self.epochs = cosine, epochs
         self.masks = self.net.dropout_masks(self.x[:1])
+        self.batch_size, self.epochs = batch_size, epochs
+        self.rule, self.cosine = rule, cosine
+        self.neighbourhood, self.when = neighbourhood, when
 
     def epoch(self, m: _Ensemble, epoch: int) -> None:
         """All steps of one epoch."""
         n, size = len(self.x), self.batch_size
         device, steps = self.x.device, math.ceil(n / size)
-        order = torch.stack(
-            [
-                torch.randperm(n, generator=generator(s, ORDER, epoch), device="cpu")
-                for s in m.seeds
-            ]
-        ).to(device)
-        dropout = [generator(s, DROPOUT, epoch, device=device) for s in m.seeds]
-        noise = [generator(s, NOISE, epoch, device=device) for s in m.seeds]
+        orders = [
+            torch.randperm(n, generator=generator(s, ORDER, epoch), device="cpu")
+            for s in m.seeds
+        ]
+        order = torch.stack(orders).to(device)
+        noisy, drops = m.common["input_noise"] != 0, m.seeds if self.masks else ()
+        dropout = [generator(s, DROPOUT, epoch, device=device) for s in drops]
+        noise = [generator(s, NOISE, epoch, device=device) for s in m.seeds if noisy]
         labels = self.y[m.index] if self.own_labels else self.y
         begin, end = self.when
         around = self.neighbourhood if begin <= epoch / self.epochs < end else None
@@ -415,53 +389,39 @@ class _Task:
             batch = order[:, step * size : (step + 1) * size]
             x = self.x[batch]
             y = labels.gather(1, batch) if self.own_labels else labels[batch]
-            if m.common["input_noise"] != 0:
+            if noisy:
                 drawn = [
                     torch.randn(x.shape[1:], generator=g, device=device, dtype=x.dtype)
                     for g in noise
                 ]
-                x = x + m.times([torch.stack(drawn)], "input_noise")[0]
+                x = x + torch.stack(drawn) * m.setting("input_noise", ndim=x.ndim)
             masks = {
                 name: torch.stack(
                     [_mask(p, (batch.shape[1], *shape), g, x) for g in dropout]
                 )
                 for name, (p, shape) in self.masks.items()
             }
-            gradients = self.gradients(m.leaves, x, y, masks)
+            gradient = self.gradient(m.w, x, y, masks)
             if around is not None:
-                worst = self.worst(m, around, gradients)
-                gradients = self.gradients(worst, x, y, masks)
+                layout = self.net.layout_on(device)
+                here = replace(around, radius=m.values["radius"]).at(m.w, layout)
+                gradient = self.gradient(m.w + here.steepest(gradient), x, y, masks)
             part = (epoch + step / steps) / self.epochs
             factor = 0.5 * (1 + math.cos(math.pi * part)) if self.cosine else 1.0
-            self.rule(m, gradients, factor)
+            self.rule(m, gradient, factor)
             m.step += 1
 
-    def gradients(self, leaves, x, y, masks) -> list[Tensor]:
-        """Every member's gradient of its batch loss."""
-        leaves = [p.detach().requires_grad_() for p in leaves]
-        parameters = dict(zip(self.net.layout.names, leaves, strict=True))
+    def gradient(self, w: Tensor, x: Tensor, y: Tensor, masks: Parameters) -> Tensor:
+        """Every member's gradient of its batch loss at w, (members, k)."""
+        leaves = {k: p.requires_grad_() for k, p in self.net.unflatten(w).items()}
         with torch.enable_grad():
             logits = self.net.evaluate(
-                parameters, x, members=True, own_inputs=True, masks=masks
+                leaves, x, members=True, own_inputs=True, masks=masks
             )
             # members do not interact: the gradient of the sum is each member's own
             loss = self.criterion.mean(logits, y, True, True).sum()
-            return list(torch.autograd.grad(loss, leaves, materialize_grads=True))
-
-    def worst(
-        self, m: _Ensemble, around: Neighbourhood, gradients: list[Tensor]
-    ) -> list[Tensor]:
-        """The worst point of each member's neighbourhood, to first order."""
-        layout = self.net.layout_on(gradients[0].device)
-        w, gradient = m.w, _flat(gradients)
-        around = replace(around, radius=m.values["radius"])
-        step = around.at(w, layout).steepest(gradient)
-        up = self.net.unflatten(w + step)
-        return list(up.values())
-
-
-def _flat(leaves: list[Tensor]) -> Tensor:
-    return torch.cat([p.detach().flatten(1) for p in leaves], dim=1)
+        parts = torch.autograd.grad(loss, [*leaves.values()], materialize_grads=True)
+        return torch.cat([part.flatten(1) for part in parts], 1)
 
 
 def _mask(p: float, shape, g: torch.Generator, like: Tensor) -> Tensor:
@@ -473,10 +433,14 @@ def _mask(p: float, shape, g: torch.Generator, like: Tensor) -> Tensor:
 
 
 class _Records:
-    """Losses and accuracies on every part of the data."""
+    """Losses and accuracies on every part of the data, and what is done with them."""
 
-    def __init__(self, net: Network, data: Any, lead: torch.Size, criterion: Any):
+    def __init__(
+        self, net: Network, data: Any, lead: torch.Size, criterion: Any,
+        wanted: set[int], kept: set[int], stop_loss: float | None,
+    ):  # fmt: skip
         self.members, self.last = lead.numel(), {}
+        self.wanted, self.kept, self.stop_loss = wanted, kept, stop_loss
         self.parts: dict[str, Loss] = {}
         for name in ("train", "validation", "test"):
             examples = getattr(data, name, None)
@@ -494,19 +458,16 @@ class _Records:
             if corrupted.any():
                 self.corrupted, self.clean = corrupted, clean
 
-    def row(
-        self, m: _Ensemble, epoch: int, due: bool, stop_loss: float | None
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def row(self, m: _Ensemble, epoch: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Each member's newest entry, and which of those in m are lost or done."""
         bad = ~m.w.isfinite().all(1).cpu()
         done = torch.zeros_like(bad)
-        checks = stop_loss is not None and epoch > 0
-        if m.seeds and (due or checks):
+        due, stop = epoch in self.wanted, self.stop_loss if epoch else None
+        if m.seeds and (due or stop is not None):
             row = self.measure(m, self.parts if due else ["train"])
             bad |= ~row["train_loss"].isfinite()
-            if checks:
-                assert stop_loss is not None
-                done = (row["train_loss"] < stop_loss) & ~bad
+            if stop is not None:
+                done = (row["train_loss"] < stop) & ~bad
                 if (done | bad).any() and not due:
                     # the history repeats a stopped member's last values: all of them
                     row = self.measure(m, self.parts)
@@ -519,10 +480,14 @@ class _Records:
     def measure(self, m: _Ensemble, names: Iterable[str]) -> dict[str, Tensor]:
         """History entries of the members still in training, on the CPU."""
         row, w = {}, m.w
+
+        def share(hits: Tensor, counted: Tensor) -> Tensor:
+            hits, counted = (v.flatten(1).sum(1) for v in (hits & counted, counted))
+            return hits.to(w.dtype) / counted
+
         for name in names:
             loss = self.parts[name]
-            y = loss.y.to(w.device)
-            own = loss.own_labels
+            y, own = loss.y.to(w.device), loss.own_labels
             y = y[m.index] if own else y
             logits = loss.logits(w)
             row[f"{name}_loss"] = loss.criterion.mean(logits, y, True, own)
@@ -531,84 +496,96 @@ class _Records:
             except ValueError:  # targets that are no classes have no accuracy
                 row[f"{name}_accuracy"] = w.new_full((len(w),), math.nan)
                 continue
-            hits = (right & counted).flatten(1).sum(1).to(w.dtype)
-            row[f"{name}_accuracy"] = hits / counted.flatten(1).sum(1)
+            row[f"{name}_accuracy"] = share(right, counted)
             if name == "train" and self.corrupted is not None:
                 wrong = self.corrupted.to(w.device)
-                wrong = wrong[m.index] if wrong.ndim == 2 else wrong
-                wrong = wrong.expand_as(right)
+                wrong = (wrong[m.index] if own else wrong).expand_as(right)
                 truth = logits.argmax(-1) == self.clean.to(w.device)
-                for key, value, part in (
-                    ("clean_accuracy", right, ~wrong),
-                    ("corrupted_accuracy", right, wrong),
-                    ("truth_accuracy", truth, wrong),
-                ):
-                    hits = (value & part).sum(-1).to(w.dtype)
-                    row[key] = hits / part.sum(-1)
+                row["clean_accuracy"] = share(right, ~wrong)
+                row["corrupted_accuracy"] = share(right, wrong)
+                row["truth_accuracy"] = share(truth, wrong)
         return {name: value.cpu() for name, value in row.items()}
 
 
 @dataclass(frozen=True)
 class _Whole:
-    """The ensemble at the end of an epoch; replaced at once, so that it is whole."""
+    """A run after an epoch; replaced at once, so that an interrupt leaves it whole."""
 
     epoch: int
     w: Tensor
     stopped: Tensor
     fitted: Tensor
     diverged: Tensor
+    rows: tuple[tuple[int, dict[str, Tensor]], ...] = ()
+    snapshots: tuple[tuple[int, Tensor], ...] = ()
 
-    def then(self, m: _Ensemble, bad: Tensor, done: Tensor) -> "_Whole":
-        """One epoch on, where ``bad`` and ``done`` of the members in m end."""
+    def then(self, m: _Ensemble, records: _Records) -> tuple["_Whole", Tensor, Tensor]:
+        """One epoch on; which members in m are lost, and which are done."""
         index, epoch = m.index.cpu(), self.epoch + 1
-        return _Whole(
+        row, bad, done = records.row(m, epoch)
+        w = self.w.index_copy(0, m.index, m.w)
+        rows = ((epoch, row),) if epoch in records.wanted else ()
+        snapshots = ((epoch, w.cpu()),) if epoch in records.kept else ()
+        whole = _Whole(
             epoch,
-            self.w.index_copy(0, m.index, m.w),
+            w,
             self.stopped.index_fill(0, index[bad | done], epoch),
             self.fitted.index_fill(0, index[done], True),
             self.diverged.index_fill(0, index[bad], True),
+            self.rows + rows,
+            self.snapshots + snapshots,
+        )
+        return whole, bad, done
+
+    def run(self, seeds, lead: torch.Size, epochs: int, seconds: float) -> Run:
+        """All of it in the shape that the user asked for."""
+        k = self.w.shape[-1]
+        none = torch.empty(0, len(seeds), k, dtype=self.w.dtype, device="cpu")
+        snapshots = torch.cat([none, *(w[None] for _, w in self.snapshots)])
+        at, taken = (
+            torch.tensor([e for e, _ in pairs], dtype=torch.long, device="cpu")
+            for pairs in (self.rows, self.snapshots)
+        )
+        return Run(
+            w=self.w.reshape(*lead, k),
+            seeds=seeds[: lead[-1]],
+            epochs=at,
+            history={
+                name: torch.stack([row[name] for _, row in self.rows]).view(-1, *lead)
+                for name in self.rows[-1][1]
+            },
+            diverged=self.diverged.reshape(lead),
+            stopped=self.stopped.clamp(max=self.epoch).reshape(lead),
+            fitted=self.fitted.reshape(lead),
+            snapshots=snapshots.reshape(-1, *lead, k),
+            snapshot_epochs=taken,
+            seconds=seconds,
+            interrupted=self.epoch < epochs,
         )
 
 
-def _train(
-    task: _Task, m: _Ensemble, records: _Records, wanted: set[int], kept: list[int],
-    stop_loss: float | None, lead: torch.Size,
-) -> Run:  # fmt: skip
+def _train(task: _Task, m: _Ensemble, records: _Records, lead: torch.Size) -> Run:
     """Train to the end, or to Ctrl-C, which leaves the last whole epoch."""
     began, seeds, epochs = time.monotonic(), m.seeds, task.epochs
     never = torch.zeros(len(seeds), dtype=torch.bool, device="cpu")
-    whole = _Whole(
-        -1, m.w, torch.full_like(never, epochs, dtype=torch.long), never, never
-    )
-    rows: list[tuple[int, dict[str, Tensor]]] = []
-    snapshots: list[tuple[int, Tensor]] = []
-
-    def record(epoch: int) -> _Whole:
-        row, bad, done = records.row(m, epoch, epoch in wanted, stop_loss)
-        new = whole.then(m, bad, done)
-        if epoch in wanted:
-            rows.append((epoch, row))
-        if epoch in kept:
-            snapshots.append((epoch, new.w.cpu()))
-        if bad.any():
-            lost = [s for s, b in zip(m.seeds, bad.tolist(), strict=True) if b]
-            warnings.warn(
-                f"training diverged by epoch {epoch} for the seed(s) {lost}; the other "
-                "members go on. A smaller lr may help.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        m.keep(~(bad | done))
-        return new
-
+    last = torch.full_like(never, epochs, dtype=torch.long)
+    whole = _Whole(-1, m.w, last, never, never)
     try:
-        whole = record(0)
         with progress(epochs, "training") as bar:
-            for epoch in range(epochs):
-                if m.seeds:
-                    task.epoch(m, epoch)
-                whole = record(epoch + 1)
-                bar.update(1)
+            for epoch in range(epochs + 1):
+                if epoch and m.seeds:
+                    task.epoch(m, epoch - 1)
+                whole, bad, done = whole.then(m, records)
+                if bad.any():
+                    lost = [s for s, b in zip(m.seeds, bad.tolist(), strict=True) if b]
+                    warnings.warn(
+                        f"training diverged by epoch {epoch} for the seed(s) {lost}; "
+                        "the other members go on. A smaller lr may help.",
+                        RuntimeWarning,
+                        stacklevel=3,
+                    )
+                m.keep(~(bad | done))
+                bar.update(int(epoch > 0))
     except KeyboardInterrupt:
         if whole.epoch < 0:
             raise
@@ -617,34 +594,4 @@ def _train(
             RuntimeWarning,
             stacklevel=3,
         )
-    return _finished(whole, rows, snapshots, seeds, lead, epochs, began)
-
-
-def _finished(whole: _Whole, rows, snapshots, seeds, lead, epochs, began) -> Run:
-    """All of it in the shape that the user asked for."""
-    # what an interrupted epoch has already left goes
-    rows = [row for row in rows if row[0] <= whole.epoch]
-    snapshots = [taken for taken in snapshots if taken[0] <= whole.epoch]
-    k = whole.w.shape[-1]
-    history = {
-        name: torch.stack([row[name] for _, row in rows]).reshape(-1, *lead)
-        for name in rows[-1][1]
-    }
-    none = torch.empty(0, len(seeds), k, dtype=whole.w.dtype, device="cpu")
-    return Run(
-        w=whole.w.reshape(*lead, k),
-        seeds=seeds[: lead[-1]],
-        epochs=torch.tensor([epoch for epoch, _ in rows], device="cpu"),
-        history=history,
-        diverged=whole.diverged.reshape(lead),
-        stopped=whole.stopped.clamp(max=whole.epoch).reshape(lead),
-        fitted=whole.fitted.reshape(lead),
-        snapshots=torch.cat([none, *(w[None] for _, w in snapshots)]).reshape(
-            -1, *lead, k
-        ),
-        snapshot_epochs=torch.tensor(
-            [epoch for epoch, _ in snapshots], dtype=torch.long, device="cpu"
-        ),
-        seconds=time.monotonic() - began,
-        interrupted=whole.epoch < epochs,
-    )
+    return whole.run(seeds, lead, epochs, time.monotonic() - began)
