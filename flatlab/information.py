@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from flatlab.data import Dataset
 from flatlab.network import Network
 
-# Odd, with bits all over: the golden ratio times 2^64, as a signed number.
-_MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64
 # Rows of the matrix of pairwise distances that are held at once.
 _BLOCK = 512
 # Steps of the bottleneck's equations between looks at which starts have settled, and
@@ -49,8 +47,7 @@ class Bottleneck:
         xt: (betas,), I(X;T) in bits.
         ty: (betas,), I(T;Y) in bits.
         encoders: (betas, inputs, clusters), the probabilities p(t | x).
-        converged: (betas,), whether the last step changed no probability by more than
-            1e-9.
+        converged: (betas,), whether no probability moved by over 1e-9 in the last step.
     """
 
     betas: Tensor
@@ -91,22 +88,20 @@ def binned_information(
 ) -> Information:
     """I(X;T) and I(T;Y) of layers whose activations are sorted into bins.
 
-    T is the tuple of the bins of all units, compared exactly, however many units there
-    are. Each example counts as 1/n. Inputs that occur twice do no harm, as a network
-    treats them alike: I(X;T) is H(T).
+    T is the tuple of the bins of all units, compared exactly, however many there are.
+    Each example counts as 1/n. Inputs that occur twice do no harm, as a network treats
+    them alike: I(X;T) is H(T).
 
     Args:
         t: (..., n, units) activations, floating point; leading axes count members,
-            snapshots and the like. Or a list with one such tensor per layer, of any
-            numbers of units.
+            snapshots and the like. Or a list of such tensors, one per layer.
         y: (n,) labels, any integers, or (..., n) where leading axes of ``t`` have
             labels of their own.
         bins: number of bins per unit; None counts every value as a bin of its own.
         range: what bins of equal width divide. A pair (low, high): all activations must
             lie in it; the last bin holds its upper end. ``"adaptive"``: from the lowest
             to the highest activation of each layer of each member.
-        width: width of bins that start at 0 and go on without end, instead of ``bins``
-            and ``range``.
+        width: of bins that start at 0 and go on without end, instead of the two above.
 
     Returns:
         An ``Information`` of shape (...), or (..., layers) for a list.
@@ -127,8 +122,6 @@ def binned_information(
         )
 
     def estimate(t: Tensor, y: Tensor) -> Information:
-        if width is None and bins is None:
-            return _from_codes(_distinct(t), t.shape[1], y)
         return _from_codes(*_codes(*_cells(t, bins, range, width)), y)
 
     return _per_layer(estimate, t, y)
@@ -161,7 +154,7 @@ def kde_information(t: Any, y: Any, *, variance: float = 1e-3) -> Information:
 
     def estimate(t: Tensor, y: Tensor) -> Information:
         _finite_range(t)
-        y = _rank(y).expand(len(t), -1)
+        y = y.expand(len(t), -1)
         rows = [_kde(row * scale, own) for row, own in zip(t, y, strict=True)]
         return Information(*(torch.stack(part) for part in zip(*rows, strict=True)))
 
@@ -188,7 +181,7 @@ def layer_outputs(net: Network, w: Tensor, x: Tensor) -> list[Tensor]:
             f"pointwise activations and dropout, all trained), got {net!r}"
         )
     parameters = net.unflatten(w)
-    outputs = []
+    outputs, x = [], x.flatten(1)
     with torch.no_grad():
         for name, layer in net._dense:
             if isinstance(layer, nn.Linear):
@@ -196,13 +189,9 @@ def layer_outputs(net: Network, w: Tensor, x: Tensor) -> list[Tensor]:
                 if layer.bias is not None:
                     x += parameters[f"{name}.bias"].unsqueeze(-2)
                 outputs.append(x)
-                continue
-            if isinstance(layer, nn.Flatten) and not outputs:
-                x = x.flatten(1)
             elif not isinstance(layer, nn.Flatten):
                 x = layer(x)
-            if outputs:
-                outputs[-1] = x
+                outputs[-1:] = [x] if outputs else []
     return [*outputs[:-1], outputs[-1].softmax(-1)]
 
 
@@ -265,9 +254,9 @@ def information_bottleneck(
 ) -> Bottleneck:
     """Encoders p(t | x) that minimise I(X;T) - beta I(T;Y), by alternating steps.
 
-    Starts from random encoders, from nearly the identity and from the constant, then
-    from the best encoders of the neighbouring betas until none improves. The problem is
-    not convex: small ones are solved, large ones approached from above.
+    Starts from random encoders, nearly the identity and the constant, then from the
+    best encoders of the neighbouring betas until none improves. The problem is not
+    convex: small ones are solved, large ones approached from above.
 
     Args:
         joint: (inputs, labels) joint distribution p(x, y), every input of positive
@@ -277,8 +266,7 @@ def information_bottleneck(
             enough.
         restarts: number of random encoders to start from at each beta.
         seed: of the random encoders.
-        max_iterations: of the alternating steps from one start; many are needed
-            where a cluster is about to split.
+        max_iterations: steps from one start, many where a cluster is about to split.
 
     Returns:
         A ``Bottleneck`` in the order of ``betas``.
@@ -316,9 +304,8 @@ def information_bottleneck(
         every = torch.arange(len(betas), device=joint.device)
         return [value[every, best] for value in (encoders, change, xt, ty, loss)]
 
-    generator = torch.Generator("cpu").manual_seed(seed)
-    how = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
-    random = torch.randn(restarts, inputs, clusters, **how)
+    how = {"generator": torch.Generator("cpu").manual_seed(seed), "device": "cpu"}
+    random = torch.randn(restarts, inputs, clusters, dtype=torch.float64, **how)
     random = random.to(joint.device).mul(3).softmax(-1)
     position = torch.arange(inputs, device=joint.device)
     own = nn.functional.one_hot(position % clusters, clusters).double()
@@ -327,9 +314,7 @@ def information_bottleneck(
     found = solve(starts.expand(len(betas), -1, -1, -1))
     for _ in range(len(betas)):
         encoders, *_, loss = found
-        found = solve(
-            torch.stack([encoders, encoders.roll(1, 0), encoders.roll(-1, 0)], 1)
-        )
+        found = solve(torch.stack([encoders.roll(i, 0) for i in (0, 1, -1)], 1))
         if (loss - found[-1] <= 1e-12).all():
             break
     encoders, change, xt, ty, _ = (value[rank.argsort()] for value in found)
@@ -369,7 +354,10 @@ def _stacked(points: Sequence[Information], axis: int) -> Information:
 def _per_layer(
     estimate: Callable[[Tensor, Tensor], Information], t: Any, y: Any
 ) -> Information:
-    """Apply an estimate of rows (rows, n, units) and labels to one or many layers."""
+    """Apply an estimate of rows (rows, n, units) and labels to one or many layers.
+
+    Labels become numbers from 0 on, (rows, n), or (1, n) where they are shared.
+    """
     if not isinstance(t, Tensor):
         if not isinstance(t, Sequence) or not len(t):
             raise TypeError(
@@ -389,12 +377,12 @@ def _per_layer(
             f"t must have shape (..., n, units) and y (n,) or (..., n); got "
             f"{tuple(t.shape)} and {tuple(y.shape)}"
         )
-    # Shared labels stay one row.
-    own = y if y.ndim == 1 else y.expand(*lead, n).reshape(-1, n)
     rows = t.detach().reshape(-1, *t.shape[-2:])
     if rows.device.type == "mps":  # has no float64
         rows = rows.cpu()
-    point = estimate(rows, own.reshape(-1, n).to(rows.device).long())
+    own = y if y.ndim == 1 else y.expand(*lead, n)
+    labels = torch.unique(own.reshape(-1, n).to(rows.device), return_inverse=True)[1]
+    point = estimate(rows, labels)
     return Information(point.xt.reshape(lead), point.ty.reshape(lead))
 
 
@@ -408,10 +396,7 @@ def _finite_range(t: Tensor) -> tuple[float, float]:
 def _cells(
     t: Tensor, bins: Any, interval: Any, width: float | None
 ) -> tuple[Tensor, int]:
-    """Bin of every activation of (rows, n, units), from 0 on, and how many there are.
-
-    Whole numbers in float64.
-    """
+    """Bins of activations (rows, n, units), numbered from 0, and how many there are."""
     low, high = _finite_range(t)
     t = t.double()
     if width is not None:
@@ -422,6 +407,8 @@ def _cells(
                 f"width={width} is too small for activations from {low:g} to {high:g}"
             )
         return (t / width).floor_().sub_(first), radix
+    if bins is None:
+        return _rank(t.mT.contiguous()).mT, t.shape[1]
     if interval == "adaptive":
         start: Any = t.amin((1, 2), keepdim=True)
         length = t.amax((1, 2), keepdim=True) - start
@@ -448,52 +435,17 @@ def _codes(cells: Tensor, radix: int) -> tuple[Tensor, int]:
     for unit in cells.unbind(-1)[1:]:
         if bound * radix >= 2**63:
             codes, bound = _rank(codes), cells.shape[1]
-        codes, bound = codes.mul_(radix).add_(unit.long()), bound * radix
+        codes, bound = codes * radix + unit.long(), bound * radix
     return codes, bound
 
 
-def _distinct(t: Tensor) -> Tensor:
-    """One integer below n per example of (rows, n, units), equal where all units are.
-
-    Examples are sorted by a hash of all their units, and neighbours of equal hash
-    compared in full: should two that differ collide, another hash is taken.
-    """
-    _finite_range(t)
-    t = t.double() if t.dtype == torch.float64 else t.float()
-    t = t + 0.0  # minus zero equals zero
-    bits = t.view(torch.int64 if t.dtype == torch.float64 else torch.int32)
-    multiplier = _MULTIPLIER
-    while True:
-        hashes = torch.zeros_like(t[..., 0], dtype=torch.int64)
-        for unit in bits.unbind(-1):
-            hashes.bitwise_xor_(unit).mul_(multiplier)
-            hashes ^= hashes >> 32
-        order = _argsort(hashes)
-        ordered = t.gather(1, order[..., None].expand_as(t))
-        differ = (ordered[:, 1:] != ordered[:, :-1]).any(-1)
-        hashes = hashes.gather(1, order)
-        if not (differ & (hashes[:, 1:] == hashes[:, :-1])).any():
-            return _places(order, differ)
-        multiplier += 2
-
-
 def _rank(values: Tensor) -> Tensor:
-    """Position of every value among the distinct ones of its row: (rows, n) int64."""
-    order = _argsort(values)
-    ordered = values.gather(-1, order)
-    return _places(order, ordered[:, 1:] != ordered[:, :-1])
-
-
-def _places(order: Tensor, differ: Tensor) -> Tensor:
-    """Ranks from an order (rows, n) and where neighbours in it differ (rows, n - 1)."""
-    ranks = torch.zeros_like(order)
-    ranks[:, 1:] = differ.cumsum(-1)
-    return torch.zeros_like(order).scatter_(-1, order, ranks)
+    """How many of its row, (..., n), are smaller than each value."""
+    return torch.searchsorted(_sort(values), values)
 
 
 def _from_codes(codes: Tensor, bound: int, y: Tensor) -> Information:
     """Information of codes (rows, n) below a bound, and labels (rows or 1, n)."""
-    y = _rank(y)
     bits = int(y.max()).bit_length()
     if bound << bits >= 2**63:
         codes, bound = _rank(codes), codes.shape[1]
@@ -514,13 +466,6 @@ def _sort(values: Tensor) -> Tensor:
     return values.sort(-1).values
 
 
-def _argsort(values: Tensor) -> Tensor:
-    """Order of each row, ties in any order."""
-    if values.is_cpu:
-        return torch.from_numpy(np.argsort(values.numpy(), axis=-1))
-    return values.argsort(-1)
-
-
 def _run_entropy(ordered: Tensor) -> Tensor:
     """Entropy in bits of the values of each sorted row, from the lengths of runs."""
     rows, n = ordered.shape
@@ -528,10 +473,9 @@ def _run_entropy(ordered: Tensor) -> Tensor:
     torch.ne(ordered[:, 1:], ordered[:, :-1], out=starts[:, 1:])
     position = starts.flatten().nonzero().squeeze(1)
     end = torch.full((1,), rows * n, device=ordered.device)
-    lengths = torch.diff(position, append=end)
-    counts = torch.arange(n + 1, dtype=torch.float64, device=ordered.device)
+    lengths = torch.diff(position, append=end).double()
     terms = torch.zeros(rows * n, dtype=torch.float64, device=ordered.device)
-    terms[position] = torch.xlogy(counts, counts)[lengths]
+    terms[position] = torch.xlogy(lengths, lengths)
     total = terms.reshape(rows, n).sum(1)
     return ((math.log(n) - total / n) / math.log(2)).clamp(0, math.log2(n))
 
@@ -566,15 +510,8 @@ def _alternate(
 ) -> tuple[Tensor, Tensor]:
     """Repeat the self-consistent equations until nothing changes.
 
-    Args:
-        encoders: (betas, starts, inputs, clusters).
-        p_x: (inputs,).
-        p_y: (inputs, labels), p(y | x).
-        beta: (betas, 1).
-        max_iterations: most steps.
-
-    Returns:
-        The encoders, and the largest change in the last step, (betas, starts).
+    Takes and returns encoders (betas, starts, inputs, clusters), with p(y | x) and beta
+    (betas, 1); returns the largest change in the last step, (betas, starts), too.
     """
     lead = encoders.shape[:2]
     result = encoders.flatten(0, 1).clone()

@@ -187,16 +187,6 @@ def test_values_without_bins_are_compared_as_numbers(dtype):
     assert (float(found.xt), float(found.ty)) == pytest.approx((expected,) * 2)
 
 
-def test_a_collision_of_hashes_is_seen(monkeypatch):
-    t, y = draw(1, (2,), units=3)
-    t[:, 1] = t[:, 0]
-    found = info.binned_information(t, y, bins=None)
-    monkeypatch.setattr(info, "_MULTIPLIER", 0)  # of which all hashes are zero
-    again = info.binned_information(t, y, bins=None)
-    assert torch.equal(found.xt, again.xt) and torch.equal(found.ty, again.ty)
-    assert found.xt.tolist() == pytest.approx([counted([0, *range(59)])] * 2)
-
-
 @pytest.mark.parametrize("options", [{}, {"bins": None}, {"width": 1e-6}])
 def test_codes_of_many_units_never_merge_what_differs(options):
     # Every row differs from every other in one unit of 200 alone.
