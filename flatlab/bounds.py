@@ -19,8 +19,15 @@ from flatlab.training import generator
 _BATCHES, _NOISE, _CERTIFICATE = range(3)
 # numbers that the weights of one batch of posterior samples may hold
 _WEIGHT_ELEMENTS = 2**22
-# halvings of an interval in [0, 1]: more than a float64 can tell apart
-_HALVINGS = 100
+# what the arguments of that name have to be
+_DOMAINS = {
+    "positive": (lambda v: v > 0, ("rho", "sigma", "prior_sigma", "complexity")),
+    "at least 0": (lambda v: v >= 0, ("norm", "worst_loss", "kl", "c")),
+    "in [0, 1]": (lambda v: (v >= 0) & (v <= 1), ("q", "empirical_risk")),
+    "between 0 and 1": (lambda v: (v > 0) & (v < 1), ("delta", "delta_mc")),
+    "at least 1": (lambda v: v >= 1, ("k", "samples")),
+    "larger than 1": (lambda v: v > 1, ("n",)),
+}
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,8 @@ class Certificate:
 # ----------------------------------------------------------------- checked arguments
 
 
-def _numbers(**values) -> list[Tensor]:
-    """Finite float64 tensors that broadcast, from numbers or tensors."""
+def _numbers(**values: Any) -> list[Tensor]:
+    """Finite float64 tensors that broadcast, each in the domain of its name."""
     # MPS has no float64
     values = {
         name: v.cpu() if isinstance(v, Tensor) and v.device.type != "cuda" else v
@@ -102,25 +109,13 @@ def _numbers(**values) -> list[Tensor]:
     tensors = []
     for name, value in values.items():
         tensor = torch.as_tensor(value, dtype=torch.float64, device=device)
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name} must be finite, got {value}")
         tensors.append(tensor)
+        expected = {"finite": torch.isfinite}
+        expected |= {k: fits for k, (fits, names) in _DOMAINS.items() if name in names}
+        for domain, fits in expected.items():
+            if not bool(fits(tensor).all()):
+                raise ValueError(f"{name} must be {domain}, got {value}")
     return list(torch.broadcast_tensors(*tensors))
-
-
-def _require(condition: Tensor, name: str, expected: str, value: Any) -> None:
-    if not bool(condition.all()):
-        raise ValueError(f"{name} must be {expected}, got {value}")
-
-
-def _check_size(rho: Tensor, n: Tensor, k: Tensor) -> None:
-    _require(rho > 0, "rho", "positive", rho)
-    _require(n > 1, "n", "larger than 1", n)
-    _require(k >= 1, "k", "at least 1", k)
-
-
-def _check_delta(delta: Tensor) -> None:
-    _require((delta > 0) & (delta < 1), "delta", "between 0 and 1", delta)
 
 
 # ------------------------------------------------------------------------ SAM's bound
@@ -140,7 +135,6 @@ def sigma_of_proof(rho: Any, n: Any, k: Any) -> Tensor:
         k: weights.
     """
     rho, n, k = _numbers(rho=rho, n=n, k=k)
-    _check_size(rho, n, k)
     return rho / (k.sqrt() + n.log().sqrt())
 
 
@@ -202,13 +196,12 @@ def sam_bound(
     worst, norm, rho, n, k, delta = _numbers(
         worst_loss=worst_loss, norm=norm, rho=rho, n=n, k=k, delta=delta
     )
-    _check_size(rho, n, k)
-    _check_delta(delta)
-    _require(norm >= 0, "norm", "at least 0", norm)
-    _require(worst >= 0, "worst_loss", "at least 0", worst_loss)
     growth = k * torch.log1p((norm / rho).square() * (1 + (n.log() / k).sqrt()) ** 2)
     if derived:
-        _require(worst <= 1, "worst_loss", "at most 1 for the derived form", worst_loss)
+        if not bool((worst <= 1).all()):
+            raise ValueError(
+                f"worst_loss must be at most 1 for the derived form, got {worst_loss}"
+            )
         norm_term = growth / 4
         confidence = 0.5 * (2 * n.sqrt() / delta).log()
         rest = 0.25 + 0.5 * math.log(math.pi**2 / 6) + (growth + 2).log()
@@ -244,7 +237,6 @@ def examples_needed(
     complexity, norm, rho, k, delta = _numbers(
         complexity=complexity, norm=norm, rho=rho, k=k, delta=delta
     )
-    _require(complexity > 0, "complexity", "positive", complexity)
 
     def enough(n: Tensor) -> Tensor:
         bound = sam_bound(0.0, norm, rho=rho, n=n, k=k, delta=delta, derived=derived)
@@ -275,11 +267,9 @@ def kl_inverse(q: Any, c: Any) -> Tensor:
         c: in nats, at least 0.
     """
     q, c = _numbers(q=q, c=c)
-    _require((q >= 0) & (q <= 1), "q", "in [0, 1]", q)
-    _require(c >= 0, "c", "at least 0", c)
     one = 1 - q
     low, high = torch.zeros_like(q), one
-    for _ in range(_HALVINGS):
+    for _ in range(100):  # more than a float64 can tell apart
         d = (low + high) / 2
         # In terms of p - q little cancels, however small c is; d / q may overflow.
         ratio = torch.where(d > q, (q + d).log() - q.log(), torch.log1p(d / q))
@@ -304,8 +294,6 @@ def kl_gaussians(
     mean, sigma, prior_mean, prior_sigma = _numbers(
         mean=mean, sigma=sigma, prior_mean=prior_mean, prior_sigma=prior_sigma
     )
-    _require(sigma > 0, "sigma", "positive", sigma)
-    _require(prior_sigma > 0, "prior_sigma", "positive", prior_sigma)
     ratio = (sigma / prior_sigma).square()
     shift = ((mean - prior_mean) / prior_sigma).square()
     return 0.5 * (ratio + shift - 1 - ratio.log()).sum(-1)
@@ -332,10 +320,6 @@ def pac_bayes_kl_bound(
     risk, kl, n, delta = _numbers(
         empirical_risk=empirical_risk, kl=kl, n=n, delta=delta
     )
-    _require((risk >= 0) & (risk <= 1), "empirical_risk", "in [0, 1]", risk)
-    _require(kl >= 0, "kl", "at least 0", kl)
-    _require(n >= 1, "n", "at least 1", n)
-    _check_delta(delta)
     return kl_inverse(risk, (kl + (2 * n.sqrt() / delta).log()) / n)
 
 
@@ -351,8 +335,6 @@ def monte_carlo_bound(mean: Any, samples: Any, delta: Any = 0.01) -> Tensor:
         delta: probability with which the limit may fail.
     """
     mean, samples, delta = _numbers(mean=mean, samples=samples, delta=delta)
-    _require(samples >= 1, "samples", "at least 1", samples)
-    _check_delta(delta)
     return kl_inverse(mean, -delta.log() / samples)
 
 
@@ -372,8 +354,7 @@ def gibbs_errors(
     """
     _check_point(net, mean, "mean")
     _check_point(net, sigma, "sigma")
-    if samples < 1:
-        raise ValueError(f"samples is {samples}, expected at least 1")
+    _numbers(samples=samples)
     loss = Loss(net, data)
     noise = generator(seed, _CERTIFICATE)
     size = max(1, _WEIGHT_ELEMENTS // net.k)
@@ -439,8 +420,7 @@ def optimise_pac_bayes(
             "steps, batch_size, sigma and learning_rate must be positive, got "
             f"{(steps, batch_size, sigma, learning_rate)}"
         )
-    for value in (delta, delta_mc):
-        _check_delta(*_numbers(delta=value))
+    _numbers(delta=delta, delta_mc=delta_mc)
     grid = torch.logspace(-3, 0, 64, dtype=torch.float64, device="cpu")
     loss = Loss(net, data)
     if loss.y.ndim != 1:
@@ -449,8 +429,9 @@ def optimise_pac_bayes(
         )
     prior = prior.detach().to(start)
     share = delta / len(grid)
-    how = (steps, batch_size, learning_rate, math.log(2 * math.sqrt(loss.n) / share))
-    mean, spread = _descend(loss, prior, start.detach(), sigma, seed, *how)
+    confidence = math.log(2 * math.sqrt(loss.n) / share)
+    how = (steps, batch_size, learning_rate, seed)
+    mean, spread = _descend(loss, prior, start.detach(), sigma, confidence, *how)
     data = (loss.x, loss.y)
     errors = gibbs_errors(net, data, mean, spread, samples=samples, seed=seed)
     risk = errors.mean().clamp(0, 1)
@@ -482,16 +463,9 @@ def _check_point(net: Network, w: Any, name: str) -> None:
 
 
 def _descend(
-    loss: Loss,
-    prior: Tensor,
-    start: Tensor,
-    sigma: float,
-    seed: int,
-    steps: int,
-    batch_size: int,
-    rate: float,
-    confidence: float,
-) -> tuple[Tensor, Tensor]:
+    loss: Loss, prior: Tensor, start: Tensor, sigma: float, confidence: float,
+    steps: int, batch_size: int, rate: float, seed: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Means and standard deviations that make the relaxed bound small."""
     net, n = loss.net, loss.n
     x, y = place(loss.x, start.device, start.dtype), loss.y.to(start.device)

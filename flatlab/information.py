@@ -191,7 +191,8 @@ def layer_outputs(net: Network, w: Tensor, x: Tensor) -> list[Tensor]:
                 outputs.append(x)
             elif not isinstance(layer, nn.Flatten):
                 x = layer(x)
-                outputs[-1:] = [x] if outputs else []
+                if outputs:
+                    outputs[-1] = x
     return [*outputs[:-1], outputs[-1].softmax(-1)]
 
 
