@@ -97,13 +97,14 @@ class _Trace(fx.Interpreter):
 
     def __init__(self, module: nn.Module, trained: set[str]):
         bare = type(module) in _LAYERS  # a trace would look inside it
-        super().__init__(fx.symbolic_trace(nn.Sequential(module) if bare else module))
+        traced = fx.symbolic_trace(nn.Sequential(module) if bare else module)
+        super().__init__(traced)
         named = (*module.named_parameters(), *module.named_buffers())
         self.names = {id(tensor): name for name, tensor in named}
         self.layers: dict[str, Any] = {}  # those with weights in w
         used: list[str] = []
         moving: set[fx.Node] = set()  # nodes that depend on w
-        for node in self.graph.nodes:
+        for node in traced.graph.nodes:
             inputs = [n for n in node.all_input_nodes if n in moving]
             if node.op == "get_attr":
                 known = node.target in {*self.names.values()} - trained

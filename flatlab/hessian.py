@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import Node, saved_tensors_hooks
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlab.diagonal import exact_diagonal
 from flatlab.environment import double
-from flatlab.loss import Loss, select
-from flatlab.network import Parameters
+from flatlab.loss import Loss
+from flatlab.network import Parameters, need_derivatives, select
 
 # graphs kept between products may take so much memory; on a GPU half of what is free
 RETAIN_BYTES = 2**31
@@ -64,8 +63,8 @@ class Hessian:
     ):
         if not isinstance(loss, Loss):
             raise TypeError(f"Hessian takes a Loss, got {type(loss).__name__}")
-        _need_derivatives()
-        loss.net.check(w.flatten(0, -2) if isinstance(w, Tensor) and w.ndim > 2 else w)
+        need_derivatives()
+        loss.check(w)
         if w.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"w is {w.dtype}: second derivatives need float32 or float64, "
@@ -109,20 +108,20 @@ class Hessian:
                 f"V has shape {tuple(V.shape)}, expected ({k},) or (..., {k}, p) "
                 f"for a Hessian of shape {tuple(self.shape)}"
             ) from None
-        # rows of vectors per member, (members, rows, k): all other axes are rows
-        of_members = [1] * (len(axes) - len(lead)) + list(lead)
-        order = sorted(range(len(axes)), key=lambda i: of_members[i] == 1)
-        back = sorted(range(len(axes)), key=order.__getitem__)
-        tail = (len(axes), len(axes) + 1)
-        V = V.detach().expand(*axes, *V.shape[-2:]).mT.permute(*order, *tail)
+        # rows of vectors for the members, (rows, members, k): all other axes are rows
+        last = len(axes) + 1
+        of_members = [1] * (len(axes) - len(lead)) + [*lead, 1]
+        order = sorted(range(last), key=lambda i: of_members[i] != 1)
+        back = sorted(range(last), key=order.__getitem__)
+        V = V.detach().expand(*axes, *V.shape[-2:]).mT.permute(*order, last)
         multiply = self._multiply if self.method == "autograd" else self._differences
-        rows = multiply(V.reshape(math.prod(lead), -1, k))
-        self.products += rows.shape[1]
-        return rows.reshape(V.shape).permute(*back, *tail).mT
+        rows = multiply(V.reshape(-1, math.prod(lead), k))
+        self.products += len(rows)
+        return rows.reshape(V.shape).permute(*back, last).mT
 
     def _multiply(self, V: Tensor) -> Tensor:
-        """(members, p, k) times (members, p, k)."""
-        _need_derivatives()
+        """The products of (rows, members, k)."""
+        need_derivatives()
         if self._pieces is None:
             self._pieces = self._prepare()
         out = torch.zeros_like(V, memory_format=torch.contiguous_format)
@@ -130,26 +129,24 @@ class Hessian:
             gradient = piece.gradient or piece.build()
             if piece.keep:
                 piece.gradient = gradient
-            for j in range(0, V.shape[1], piece.vectors):
-                v = V[piece.member, j : j + piece.vectors].transpose(0, 1)
+            for start in range(0, len(V), piece.vectors):
+                rows = slice(start, start + piece.vectors)
+                index = rows if piece.member is None else (rows, piece.member)
                 # solvers send zeros for members that are done
-                if not piece.members and v.device.type == "cpu" and not v.any():
-                    continue
-                product = piece.product(gradient, v if piece.members else v[:, 0])
-                product = product if piece.members else product.unsqueeze(1)
-                out[piece.member, j : j + piece.vectors] += product.transpose(0, 1)
+                if piece.member is None or not V.is_cpu or V[index].any():
+                    out[index] += piece.product(gradient, V[index])
         return out
 
     def _differences(self, V: Tensor) -> Tensor:
         """The same by differences of gradients."""
         w = double(self.w.reshape(-1, self.shape[-1]))
         out = torch.zeros_like(V, memory_format=torch.contiguous_format)
-        for j in range(V.shape[1]):
-            length = torch.linalg.vector_norm(V[:, j].to(w), dim=-1, keepdim=True)
-            u = V[:, j].to(w) / torch.where(length > 0, length, 1)
+        for row, v in enumerate(V.to(w)):
+            length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+            u = v / torch.where(length > 0, length, 1)
             if self._step is None:
                 self._step = self._best_step(w, u)
-            out[:, j] = (length * self._slope(w, u, self._step)).to(V)
+            out[row] = (length * self._slope(w, u, self._step)).to(V)
         return out
 
     def _slope(self, w: Tensor, u: Tensor, step: float) -> Tensor:
@@ -173,29 +170,23 @@ class Hessian:
         """The chunks of the data, of all members or of each."""
         loss, w = self.loss, self.w.reshape(-1, self.shape[-1])
         together = loss.net.together and loss.n * loss.net.layout.widest <= AT_ONCE
+        apart = len(w) == 1 or (self.device.type == "cpu" and not together)
         pieces = []
-        if len(w) == 1 or (self.device.type == "cpu" and not together):
-            for i in range(len(w)):
-                leaves, member = loss.net.leaves(w[i]), slice(i, i + 1)
-                for chunk in loss.chunks(w, i):
-                    pieces.append(_Piece(loss, leaves, *chunk, member, 1))
-        else:
-            leaves = loss.net.leaves(w)
-            for chunk in loss.chunks(w):
-                pieces.append(_Piece(loss, leaves, *chunk, slice(None), len(w)))
-        if self.retain is None:
-            room, (fixed, each) = _room(self.device), pieces[0].size()
-            for piece in pieces:
-                room -= fixed + each * piece.examples
-                piece.keep = room >= 0
-        else:
-            for piece in pieces:
-                piece.keep = self.retain
+        for member in range(len(w)) if apart else [None]:
+            leaves = loss.net.leaves(w if member is None else w[member])
+            for chunk in loss.chunks(w, member):
+                pieces.append(_Piece(loss, leaves, member, *chunk))
+        room: float = RETAIN_BYTES
+        if self.device.type == "cuda":
+            room = torch.cuda.mem_get_info(self.device)[0] / 2
+        fixed, each = pieces[0].size() if self.retain is None else (0, 0)
+        for piece in pieces:
+            room -= fixed + each * piece.examples
+            piece.keep = room >= 0 if self.retain is None else self.retain
         return pieces
 
     def exact_diagonal(self) -> Tensor | None:
         """The diagonal, (..., k), where it has a closed form; else None."""
-        _need_derivatives()
         diagonal = exact_diagonal(self.loss, self.w.reshape(-1, self.shape[-1]))
         return None if diagonal is None else diagonal.view_as(self.w)
 
@@ -205,59 +196,48 @@ class Hessian:
         return None if diagonal is None else diagonal.sum(-1)
 
 
+@dataclass
 class _Piece:
     """The gradient's graph on one chunk of the data, of one member or of all."""
 
-    def __init__(
-        self,
-        loss: Loss,
-        leaves: Parameters,
-        x: Any,
-        y: Tensor,
-        share: Any,
-        member: slice,
-        count: int,
-    ):
-        self.loss, self.leaves, self.x, self.y = loss, leaves, x, y
-        self.share, self.member, self.members = share, member, count > 1
-        self.examples = y.shape[1] if count > 1 and loss.own_labels else y.shape[0]
-        size = self.examples * loss.net.layout.widest * count
-        small = loss.net.together and size <= AT_ONCE
+    loss: Loss
+    leaves: Parameters
+    member: int | None  # None: all
+    x: Any
+    y: Tensor
+    share: Any
+    keep: bool = False
+    gradient: tuple[Tensor, ...] | None = None
+
+    def __post_init__(self):
+        net, together = self.loss.net, self.member is None
+        self.axis = int(together and self.loss.own_labels)  # of examples in y
+        self.examples = self.y.shape[self.axis]
+        members = len(next(iter(self.leaves.values()))) if together else 1
+        size = self.examples * net.layout.widest * members
+        small = net.together and size <= AT_ONCE
         self.vectors = 16 * AT_ONCE // size if small else 1  # at once
-        self.keep, self.reached = False, False
-        self.gradient: tuple[Tensor, ...] | None = None
 
-    def value(self, leaves: Parameters, count: int | None = None) -> Tensor:
-        """The summed losses of the members, on the first examples."""
-        own = self.members and self.loss.own_labels
-        x, y = select(self.x, slice(count)), self.y
-        y = y[:, :count] if own else y[:count]
-        return (self.loss.value(leaves, x, y, self.members) * self.share).sum()
-
-    def build(self, count: int | None = None) -> tuple[Tensor, ...]:
-        """Its gradient, differentiable."""
+    def build(self) -> tuple[Tensor, ...]:
+        """The gradient of the members' summed losses, differentiable."""
         leaves = list(self.leaves.values())
-        with torch.enable_grad(), _twice_differentiable(self.loss.net.modules()):
-            value = self.value(self.leaves, count)
-            gradient: tuple[Tensor | None, ...] = (None,) * len(leaves)
-            if value.requires_grad:
-                try:
-                    gradient = torch.autograd.grad(
-                        value, leaves, create_graph=True, allow_unused=True
-                    )
-                except RuntimeError as error:
-                    raise _explained(error, value) from None
-        if any(part is not None and part.is_sparse for part in gradient):
+        with self.loss.net.twice_differentiable():
+            value = self.loss.value(self.leaves, self.x, self.y, self.member is None)
+            value = (value * self.share).sum()
+            try:
+                gradient = torch.autograd.grad(
+                    value, leaves, create_graph=True, materialize_grads=True
+                )
+            except RuntimeError as error:
+                raise _explained(error, value) from None
+        if any(part.is_sparse for part in gradient):
             raise ValueError(
                 "the network gives sparse gradients, which have no second derivative: "
                 "build its embeddings with sparse=False"
             )
-        if any(part is None for part in gradient):
-            self._check_reached(gradient, count)
         # a once-differentiable function leaves an error off the path to the leaves,
         # where autograd would pass it by and leave its part of the Hessian out
-        roots = [part.grad_fn for part in gradient if part is not None]
-        names = {node.name() for node in _nodes(*roots)}
+        names = {node.name() for node in _nodes(*(part.grad_fn for part in gradient))}
         if "torch::autograd::Error" in names:
             raise _explained(RuntimeError("it is marked to differentiate once"), value)
         if "WeightNormInterfaceBackward0" in names:  # wrong in PyTorch, without a word
@@ -266,27 +246,7 @@ class _Piece:
                 "not the derivative of its first: take it off with torch.nn.utils."
                 "parametrize.remove_parametrizations and measure the plain weights"
             )
-        pairs = zip(gradient, leaves, strict=True)
-        return tuple(torch.zeros_like(p) if g is None else g for g, p in pairs)
-
-    def _check_reached(self, gradient: tuple, count: int | None) -> None:
-        """Raise where the loss depends on parameters that have no gradient."""
-        if self.reached:
-            return
-        parts = zip(self.leaves.items(), gradient, strict=True)
-        lost = [name for (name, _), part in parts if part is None]
-        moved = {n: 1.01 * self.leaves[n].detach() + 0.01 for n in lost}
-        with torch.no_grad(), _twice_differentiable(self.loss.net.modules()):
-            here = self.value(self.leaves, count)
-            change = (self.value({**self.leaves, **moved}, count) - here).abs()
-        rounding = 100 * torch.finfo(here.dtype).eps * here.abs()
-        if len(lost) == len(self.leaves) or change > rounding:
-            raise ValueError(
-                f"no gradient reaches {', '.join(lost)}, though the loss is computed "
-                "from it: does the module or the criterion use detach, no_grad or a "
-                "reentrant checkpoint (use_reentrant=False can be differentiated)?"
-            )
-        self.reached = True
+        return gradient
 
     def product(self, gradient: tuple[Tensor, ...], v: Tensor) -> Tensor:
         """The Hessian of this piece times v, (p, k) or (p, members, k)."""
@@ -298,24 +258,20 @@ class _Piece:
         if not varying:
             return torch.zeros_like(v)
         outputs, weights = zip(*varying, strict=True)
-        leaves = self.leaves.values()
         try:
             products = torch.autograd.grad(
                 outputs,
-                list(leaves),
+                list(self.leaves.values()),
                 weights,
                 retain_graph=True,
                 is_grads_batched=not single,
-                allow_unused=True,
+                materialize_grads=True,
             )
         except RuntimeError as error:
             raise _explained(error, *outputs) from None
-        parts = [
-            (torch.zeros_like(leaf) if single else leaf.new_zeros(len(v), *leaf.shape))
-            if product is None
-            else product
-            for product, leaf in zip(products, leaves, strict=True)
-        ]
+        pairs = zip(products, self.leaves.values(), strict=True)
+        # zeros of unused leaves have no axis of vectors
+        parts = (part.expand(len(v), *leaf.shape) for part, leaf in pairs)
         return torch.cat([part.reshape(*v.shape[:-1], -1) for part in parts], dim=-1)
 
     def size(self) -> tuple[float, float]:
@@ -326,6 +282,7 @@ class _Piece:
         return max(0.0, small - few * each), each
 
     def _bytes(self, count: int) -> int:
+        """Bytes that the graph on the first examples holds, the weights apart."""
         held: dict[int, int] = {}
 
         def note(tensor: Tensor) -> Tensor:
@@ -334,38 +291,15 @@ class _Piece:
                 held[storage.data_ptr()] = storage.nbytes()
             return tensor
 
+        y = self.y.narrow(self.axis, 0, count)
+        part = replace(self, x=select(self.x, slice(count)), y=y)
         with saved_tensors_hooks(note, lambda tensor: tensor):
-            gradient = self.build(count)
+            gradient = part.build()
         for tensor in gradient:
             note(tensor)
         for leaf in self.leaves.values():
             held.pop(leaf.untyped_storage().data_ptr(), None)
         return sum(held.values())
-
-
-def _need_derivatives() -> None:
-    if torch.is_inference_mode_enabled():
-        raise ValueError(
-            "torch.inference_mode is on, where nothing can be differentiated: measure "
-            "outside of it, or inside torch.inference_mode(False)"
-        )
-
-
-@contextmanager
-def _twice_differentiable(modules: Iterator[nn.Module]) -> Iterator[None]:
-    """Leaves out fused kernels that have no second derivative."""
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if any(isinstance(module, nn.RNNBase) for module in modules):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        yield
-
-
-def _room(device: torch.device) -> float:
-    """Bytes that retained graphs may take."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / 2
-    return RETAIN_BYTES
 
 
 def _nodes(*roots: Node | None) -> Iterator[Node]:

@@ -127,27 +127,29 @@ class Criterion:
         return (outputs > (0.5 if bits and halfway else 0)) == (y > 0), counted
 
 
-def _gather(batches: Iterable[Any]) -> tuple[Any, Tensor]:
+def _pair(data: Any) -> tuple[Any, Any]:
+    """Inputs and labels, as tensors, of a batch or of all data."""
+    if hasattr(data, "x") and hasattr(data, "y"):
+        x, y = data.x, data.y
+    elif isinstance(data, Mapping) and "labels" in data:
+        x = {name: part for name, part in data.items() if name != "labels"}
+        y = data["labels"]
+    elif isinstance(data, tuple | list) and len(data) == 2:
+        x, y = data
+    else:
+        keys = f" of {sorted(data)}" if isinstance(data, Mapping) else ""
+        raise TypeError(
+            f"the data, or a batch of them, is a {type(data).__name__}{keys}, expected "
+            "Examples, a pair (x, y) or a dict with 'labels', or a loader of such"
+        )
+    return _as_tensors(x), _as_tensors(y)
+
+
+def _gather(batches: Iterable[Any]) -> tuple[Any, Any]:
     """All batches of a loader as one (x, y)."""
-    pairs = []
     # a DataLoader draws its base seed from the global generator
     with torch.random.fork_rng(devices=[]):
-        for batch in batches:
-            if isinstance(batch, Mapping):
-                x = dict(batch)
-                if "labels" not in x:
-                    raise ValueError(
-                        f"a batch has the keys {sorted(x)}, expected 'labels' too"
-                    )
-                y = x.pop("labels")
-            elif isinstance(batch, tuple | list) and len(batch) == 2:
-                x, y = batch
-            else:
-                raise TypeError(
-                    f"a batch is {type(batch).__name__}, expected a pair (x, y) or a "
-                    "dict with 'labels'"
-                )
-            pairs.append((_as_tensors(x), _as_tensors(y)))
+        pairs = [_pair(batch) for batch in batches]
     if not pairs:
         raise ValueError("the loader gives no batch")
     try:
@@ -221,36 +223,22 @@ class Loss:
                 f"Loss takes a Network, got {type(net).__name__}; "
                 "wrap a module with Network(module)"
             )
-        if hasattr(data, "x") and hasattr(data, "y"):
-            x, y = data.x, data.y
-        elif isinstance(data, tuple) and len(data) == 2:
-            x, y = data
-        elif isinstance(data, Mapping):
-            x, y = _gather([data])
-        elif isinstance(data, Iterable) and not isinstance(
-            data, Tensor | np.ndarray | str
-        ):
-            x, y = _gather(data)
-        else:
-            raise TypeError(
-                f"data is {type(data).__name__}, expected Examples, a pair (x, y), a "
-                "loader or a dict with 'labels'"
-            )
-        self.net, self.criterion = net, Criterion(criterion)
-        self.x, y = _as_tensors(x), _as_tensors(y)
+        pair = isinstance(data, tuple) and len(data) == 2
+        single = isinstance(data, Mapping | Tensor | np.ndarray) or hasattr(data, "x")
+        is_loader = isinstance(data, Iterable) and not pair and not single
+        self.x, y = _gather(data) if is_loader else _pair(data)
         y = _next_tokens(net, self.x, y)
         parts = tensors(self.x)
         if not isinstance(y, Tensor) or not parts:
             raise TypeError(
-                f"inputs are {type(x).__name__} and labels {type(y).__name__}, "
+                f"inputs are {type(self.x).__name__} and labels {type(y).__name__}, "
                 "expected tensors or arrays"
             )
-        self.n = len(parts[0])
+        self.net, self.n = net, len(parts[0])
         if self.n == 0:
             raise ValueError("the data hold no examples")
-        for part in parts:
-            if part.is_floating_point() and not part.isfinite().all():
-                raise ValueError("the inputs hold NaN or infinite values")
+        if any(p.is_floating_point() and not p.isfinite().all() for p in parts):
+            raise ValueError("the inputs hold NaN or infinite values")
         if self.n not in y.shape:
             raise ValueError(
                 f"there are {self.n} inputs but labels of shape {tuple(y.shape)}, "
@@ -260,6 +248,7 @@ class Loss:
             raise ValueError(
                 f"chunk is {chunk}, expected a positive number of examples"
             )
+        self.criterion = Criterion(criterion)
         self._form = net.probe(select(self.x, slice(2))).shape[1:]
         self._labelled, y = self._checked_labels(y)
         self.y = y.flatten(0, len(self._labelled) - 1) if self._labelled else y
@@ -290,26 +279,23 @@ class Loss:
             )
         expected = (self.n, *form[:-1])
         lead = y.shape[: y.ndim - len(expected)]
-        if y.shape[len(lead) :] != expected:
+        whole = not (y.is_floating_point() or y.is_complex())
+        if y.shape[len(lead) :] != expected or not whole:
             raise ValueError(
-                f"the labels have shape {tuple(y.shape)}, expected {expected}, or "
-                f"such labels for each member, for outputs of shape {(self.n, *form)} "
-                f"and criterion={name!r}; other targets need a callable as criterion"
-            )
-        if y.is_floating_point() or y.is_complex():
-            raise ValueError(
-                f"the labels are {y.dtype}, expected classes as whole numbers for "
-                f"criterion={name!r}"
+                f"the labels are {y.dtype} of shape {tuple(y.shape)}, expected classes "
+                f"as whole numbers of shape {expected}, or such labels for each "
+                f"member, for outputs of shape {(self.n, *form)} and criterion="
+                f"{name!r}; other targets need a callable as criterion"
             )
         y = y.long()
         counted = y[y != IGNORED]
         if not counted.numel():
             raise ValueError(f"all labels are {IGNORED}: none counts")
-        if int(counted.min()) < 0 or int(counted.max()) >= form[-1]:
+        low, high = int(counted.min()), int(counted.max())
+        if low < 0 or high >= form[-1]:
             raise ValueError(
-                f"the labels lie between {int(counted.min())} and "
-                f"{int(counted.max())}, expected 0 to {form[-1] - 1} for {form[-1]} "
-                "outputs"
+                f"the labels lie between {low} and {high}, expected 0 to "
+                f"{form[-1] - 1} for {form[-1]} outputs"
             )
         return lead, y
 
@@ -345,12 +331,12 @@ class Loss:
         """
         parts = self._parts(w if member is None else w[member])
         _, x, y = self._placed
-        axis = int(self.own_labels and member is None)
-        if axis:
-            self.check(w if len(w) % len(y) else w[: len(y)])
-            y = y.repeat(len(w) // len(y), *[1] * (y.ndim - 1))  # points x members
-        elif self.own_labels:
+        axis = 0
+        if self.own_labels and member is not None:
             y = y[member % len(y)]
+        elif self.own_labels:
+            axis, points = 1, len(w) // len(y)
+            y = y.repeat(points, *[1] * (y.ndim - 1))  # points x members
         for part in parts:
             whole = len(parts) == 1
             share: Any = (part.stop - part.start) / self.n
@@ -384,15 +370,14 @@ class Loss:
         generator = torch.Generator("cpu").manual_seed(0)
         noise = torch.rand(n, *self._form, generator=generator, device="cpu")
         outputs, y = noise.to(w), y[torch.arange(n, device=y.device) * self.n // n]
-        mean = partial(self.criterion.mean, members=False)
+        pairs = [(outputs, y), *zip(outputs.split(cut), y.split(cut), strict=True)]
         with torch.no_grad():
-            whole = mean(outputs, y)
-            parts: Any = sum(
-                mean(z, t) * (len(t) / n)
-                for z, t in zip(outputs.split(cut), y.split(cut), strict=True)
+            whole, *parts = (
+                self.criterion.mean(z, t, members=False) * (len(t) / n)
+                for z, t in pairs
             )
         rtol = max(1e-4, 8 * torch.finfo(w.dtype).eps)
-        return torch.allclose(parts.to(whole), whole, rtol=rtol)
+        return torch.allclose(torch.stack(parts).sum(), whole, rtol=rtol)
 
     def _default_chunk(self, w: Tensor) -> int:
         if self._units is None:
@@ -406,7 +391,13 @@ class Loss:
     def value(self, parameters: Parameters, x: Any, y: Tensor, members: bool) -> Tensor:
         """Mean loss on examples as ``chunks`` gives them, differentiable."""
         logits = self.net.evaluate(parameters, x, members=members)
-        return self.criterion.mean(logits, y, members, members and self.own_labels)
+        value = self.criterion.mean(logits, y, members, members and self.own_labels)
+        if logits.requires_grad and not value.requires_grad:
+            raise ValueError(
+                "no parameter reaches the loss: does the criterion detach, or work "
+                "under no_grad?"
+            )
+        return value
 
     @_over_members
     @torch.no_grad()
@@ -450,22 +441,16 @@ class Loss:
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """L_S(w) and its gradient, from one evaluation: (...,) and (..., k)."""
         leaves = self.net.leaves(w)
-        value: Any = 0
-        gradient: Any = 0
+        value, gradient = w.new_zeros(len(w)), torch.zeros_like(w)
         for x, y, share in self.chunks(w):
             with torch.enable_grad():
                 part = self.value(leaves, x, y, True) * share
-            if part.grad_fn is None:
-                raise ValueError(
-                    "no parameter reaches the loss: does the criterion detach, or work "
-                    "under no_grad?"
-                )
             # members do not interact: the gradient of the sum is each one's own
             grads = torch.autograd.grad(
                 part.sum(), list(leaves.values()), materialize_grads=True
             )
             dense = (g.to_dense() if g.is_sparse else g for g in grads)
             parts = dict(zip(leaves, dense, strict=True))
-            value = value + part.detach()
-            gradient = gradient + self.net.flatten(parts, members=True)
+            value += part.detach()
+            gradient += self.net.flatten(parts, members=True)
         return value, gradient

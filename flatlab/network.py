@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._pytree import tree_leaves, tree_map
@@ -255,11 +256,7 @@ class Network:
         A list of leaves, not one flat one: slicing a flat leaf costs a backward of its
         own.
         """
-        if torch.is_inference_mode_enabled():
-            raise ValueError(
-                "torch.inference_mode is on, where nothing can be differentiated: "
-                "measure outside of it, or inside torch.inference_mode(False)"
-            )
+        need_derivatives()
         return {n: p.detach().requires_grad_() for n, p in self.unflatten(w).items()}
 
     def layout_on(self, device: torch.device) -> Layout:
@@ -376,6 +373,16 @@ class Network:
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
+
+    @contextmanager
+    def twice_differentiable(self) -> Iterator[None]:
+        """With gradients, without fused kernels that have no second derivative."""
+        recurrent = any(isinstance(part, nn.RNNBase) for part in self.modules())
+        fused = (
+            torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+        )
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), fused:
+            yield
 
     def _evaluate_dense(self, parameters, x, own_inputs, masks) -> Tensor:
         """Logits of all members in batched matrix products."""
@@ -596,6 +603,15 @@ class Network:
         if any(isinstance(m, _Dropout) for m in self.modules()):
             self.probe(x, note)
         return masks
+
+
+def need_derivatives() -> None:
+    """Raise where nothing can be differentiated."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "torch.inference_mode is on, where nothing can be differentiated: measure "
+            "outside of it, or inside torch.inference_mode(False)"
+        )
 
 
 def over_members(function: _F, *, finite: bool = True) -> _F:

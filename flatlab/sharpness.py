@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlab.environment import double
 from flatlab.loss import IGNORED, Loss
@@ -437,8 +436,7 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
     leaves = loss.net.leaves(w)
     total = torch.zeros_like(w[:, 0])
     for x, y, share in loss.chunks(w):
-        # the fused attention kernels have no second derivative
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with loss.net.twice_differentiable():
             logits = loss.net.evaluate(leaves, x, members=True)
             free = logits.detach().requires_grad_()
             value = loss.criterion.mean(free, y, True, loss.own_labels).sum()
@@ -524,7 +522,7 @@ def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
     total = w.new_zeros(())
     for x, y, share in loss.chunks(w):
         seen.clear()
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with loss.net.twice_differentiable():
             output = outputs_of(module, x)
             if not seen:
                 raise ValueError(f"layer {layer!r} is not used")
