@@ -6,7 +6,7 @@ import random
 import tarfile
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -125,6 +125,7 @@ class Dataset:
     name: str
 
     def __post_init__(self) -> None:
+        form = tuple(self.train.x.shape[1:])
         for split in ("train", "validation", "test"):
             examples = getattr(self, split)
             for labels in (examples.y, examples.clean_y):
@@ -134,11 +135,10 @@ class Dataset:
                         f"labels of the {split} split run from {low} to {high}; with "
                         f"{self.classes} classes they must lie in 0..{self.classes - 1}"
                     )
-            if examples.x.shape[1:] != self.train.x.shape[1:]:
+            if (own := tuple(examples.x.shape[1:])) != form:
                 raise ValueError(
-                    f"inputs of the {split} split have shape "
-                    f"{tuple(examples.x.shape[1:])}, those of the train split "
-                    f"{tuple(self.train.x.shape[1:])}"
+                    f"inputs of the {split} split have shape {own}, those of the train "
+                    f"split {form}"
                 )
 
     def to(
@@ -232,8 +232,7 @@ def digits(seed: int = 0, standardize: bool = True) -> Dataset:
         standardize: divide by one mean and standard deviation, those of all pixels of
             the train split; False leaves intensities in [0, 1].
     """
-    datasets = needs("sklearn.datasets")
-    bunch = datasets.load_digits()
+    bunch = needs("sklearn.datasets").load_digits()
     order = np.random.default_rng(seed).permutation(len(bunch.target))
     x = (bunch.images[order, None] / 16).astype(np.float32)
     return _split(x, bunch.target[order], 1000, 297, "digits", standardize)
@@ -256,12 +255,7 @@ def mnist1d(
         test: number of test examples; many, so that accuracies are not limited by
             them.
     """
-    if min(train, validation, test) < 1:
-        raise ValueError(
-            "train, validation and test must be at least 1, got "
-            f"{(train, validation, test)}"
-        )
-    total = train + validation + test
+    total = sum(_sizes(train, validation, test))
     path = _cache() / f"mnist1d-seed{seed}-{total}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as stored:
@@ -269,7 +263,11 @@ def mnist1d(
     else:
         x, y = _draw_mnist1d(seed, total)
         with suppress(OSError):  # a folder that cannot be written costs time only
-            _write_npz(path, x, y)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # moved when it is whole: a reader never sees half a file
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                np.savez(Path(folder) / path.name, x=x, y=y)
+                os.replace(Path(folder) / path.name, path)
     return _split(x[:total, None], y[:total], train, validation, "mnist1d")
 
 
@@ -298,20 +296,22 @@ def twelve_bits(
             "fraction and validation must be positive and leave patterns to test on; "
             f"got {fraction} and {validation}"
         )
-    x = np.arange(4096)[:, None] >> np.arange(11, -1, -1) & 1
-    length = np.linalg.norm(x @ _icosahedron(), axis=1)
-    y = (x.sum(1) + 1.115 * length > 7.7775).astype(np.int64)
-    order = np.random.default_rng(seed).permutation(4096)
-    ends = slice(train), slice(4096 - held_out, None), slice(train, 4096 - held_out)
-    learn, check, rest = (_examples(x[order[e]], y[order[e]]) for e in ends)
-    return Dataset(learn, check, rest, 2, "twelve_bits")
+    bits = np.arange(4096)[:, None] >> np.arange(11, -1, -1) & 1
+    length = np.linalg.norm(bits @ _icosahedron(), axis=1)
+    ones = bits.sum(1) + 1.115 * length > 7.7775
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(4096))
+    x, y = torch.from_numpy(bits).float(), torch.from_numpy(ones).long()
+    end = 4096 - held_out
+    return _dataset(
+        x, y, (order[:train], order[end:], order[train:end]), 2, "twelve_bits"
+    )
 
 
 def cifar10(seed: int = 0, validation: int = 5000) -> Dataset:
     """Load CIFAR-10, (n, 3, 32, 32), from its binary archive.
 
     Downloaded on first use (162 MB) into the folder ``FLATLAB_CACHE`` or the user's
-    cache. Standardised by one mean and standard deviation of the train split.
+    cache, and standardised by one mean and standard deviation of the train split.
 
     Args:
         seed: of the choice of validation examples among the 50,000 to train on.
@@ -331,8 +331,7 @@ def cifar10(seed: int = 0, validation: int = 5000) -> Dataset:
 def fashion_mnist(seed: int = 0, validation: int = 5000) -> Dataset:
     """Load Fashion-MNIST, (n, 1, 28, 28).
 
-    Downloaded on first use (30 MB) into the folder ``FLATLAB_CACHE`` or the user's
-    cache. Standardised by one mean and standard deviation of the train split.
+    Downloaded on first use (30 MB), and kept and standardised as CIFAR-10.
 
     Args:
         seed: of the choice of validation examples among the 60,000 to train on.
@@ -340,9 +339,8 @@ def fashion_mnist(seed: int = 0, validation: int = 5000) -> Dataset:
     """
     images, labels = [], []
     for name, checksum in FASHION_MNIST_CHECKSUMS.items():
-        content = gzip.decompress(
-            _fetch(name, FASHION_MNIST_URL, checksum).read_bytes()
-        )
+        file = _fetch(name, FASHION_MNIST_URL, checksum)
+        content = gzip.decompress(file.read_bytes())
         if "images" in name:
             pixels = np.frombuffer(content, np.uint8, offset=16)
             images.append(pixels.reshape(-1, 1, 28, 28))
@@ -399,9 +397,7 @@ def stars_and_moons(
             raise ValueError(
                 f"unknown placement {place!r}; known are {', '.join(PLACEMENTS)}"
             )
-    sizes = (train, validation, test)
-    if min(sizes) < 1:
-        raise ValueError(f"train, validation and test must be at least 1, got {sizes}")
+    sizes = _sizes(train, validation, test)
     splits = [
         _draw_stars_and_moons(n, PLACEMENTS[place], np.random.default_rng([seed, i]))
         for i, (n, place) in enumerate(zip(sizes, places, strict=True))
@@ -409,8 +405,7 @@ def stars_and_moons(
     name = f"stars_and_moons, {placement}"
     if places[2] != placement:
         name += f", tested {places[2]}"
-    learn, check, rest = splits
-    return Dataset(learn, check, rest, 2, name)
+    return Dataset(*splits, 2, name)
 
 
 # -- the corruptions -----------------------------------------------------------------
@@ -444,23 +439,19 @@ def corrupt_labels(data: Dataset, fraction: Any, seed: Any = 0) -> Dataset:
         raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
     seeds = np.asarray(list(seed) if np.iterable(seed) else seed)
     fractions, seeds = np.broadcast_arrays(fractions, seeds)
-    y = data.train.y.cpu().numpy()
-    truth = data.train.clean_y.cpu().numpy()
-    draws = {int(s): _label_draw(truth, data.classes, int(s)) for s in np.unique(seeds)}
-    learned = []
-    for p, s in zip(fractions.ravel(), seeds.ravel(), strict=True):
+    y, n = data.train.y.cpu().numpy(), len(data.train)
+    draws = {}  # the order in which examples are hit, and the label each would get
+    for s in np.unique(seeds).tolist():
+        rng = np.random.default_rng(s)
+        draws[s] = rng.permutation(n), rng.integers(data.classes, size=n)
+    learned = np.empty((fractions.size, n), np.int64)
+    for row, p, s in zip(learned, fractions.flat, seeds.flat, strict=True):
         order, labels = draws[int(s)]
-        hit = order[: round(p * len(y))]
-        member = y.copy()
-        member[hit] = labels[hit]
-        learned.append(member)
-    new = torch.from_numpy(np.stack(learned)).to(data.train.y.device)
-    new = new.reshape((*fractions.shape, len(y)))
-    return replace(
-        data,
-        train=replace(data.train, y=new),
-        name=f"{data.name}, corrupted labels",
-    )
+        hit = order[: round(p * n)]
+        row[:], row[hit] = y, labels[hit]
+    new = torch.from_numpy(learned.reshape(*fractions.shape, n))
+    train = replace(data.train, y=new.to(data.train.y.device))
+    return replace(data, train=train, name=f"{data.name}, corrupted labels")
 
 
 def shuffled_pixels(data: Dataset, seed: int = 0) -> Dataset:
@@ -536,25 +527,30 @@ def _examples(x: Any, y: Any) -> Examples:
     return Examples(x.to(torch.float32), y.to(torch.int64))
 
 
-def _split(x, y, train, validation, name, standardize=True):
-    """Cut arrays in order into train, validation and test."""
-    x, y = torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y).long()
+def _sizes(*sizes: int) -> tuple[int, ...]:
+    if min(sizes) < 1:
+        raise ValueError(f"train, validation and test must be at least 1, got {sizes}")
+    return sizes
+
+
+def _dataset(x: Tensor, y: Tensor, parts: Any, classes: int, name: str) -> Dataset:
+    """Train, validation and test: the examples of three slices or index tensors."""
+    splits = (Examples(x[part], y[part]) for part in parts)
+    return Dataset(*splits, classes, name)
+
+
+def _split(
+    x: np.ndarray, y: np.ndarray, train: int, validation: int, name: str,
+    standardize: bool = True,
+) -> Dataset:  # fmt: skip
+    """Cut in order, and bring all splits to one scale: one per split bends the test."""
+    inputs, end = torch.from_numpy(np.ascontiguousarray(x)), train + validation
     if standardize:
-        x = _standardised(x, x[:train])
-    ends = (
-        slice(train),
-        slice(train, train + validation),
-        slice(train + validation, None),
-    )
-    learn, check, rest = (Examples(x[part], y[part]) for part in ends)
-    return Dataset(learn, check, rest, 10, name)
-
-
-def _standardised(x: Tensor, reference: Tensor) -> Tensor:
-    """One scale for all splits: one per split would bend the test set."""
-    reference = reference.double()
-    mean, std = reference.mean(), reference.std(correction=0)
-    return ((x.double() - mean) / std).float()
+        reference = inputs[:train].double()
+        mean, std = reference.mean(), reference.std(correction=0)
+        inputs = ((inputs.double() - mean) / std).float()
+    parts = slice(train), slice(train, end), slice(end, None)
+    return _dataset(inputs, torch.from_numpy(y).long(), parts, 10, name)
 
 
 def _icosahedron() -> np.ndarray:
@@ -578,8 +574,7 @@ def _with_test_split(
     reference = pixels[validation:n]
     pixels = (pixels - reference.mean()) / reference.std()
     parts = slice(validation, n), slice(validation), slice(n, None)
-    learn, check, rest = (Examples(pixels[part], labels[part].long()) for part in parts)
-    return Dataset(learn, check, rest, 10, name)
+    return _dataset(pixels, labels.long(), parts, 10, name)
 
 
 def _draw_stars_and_moons(n: int, quadrants: Any, rng: np.random.Generator) -> Examples:
@@ -629,15 +624,6 @@ def _draw_patches(
     return covered.reshape(n, size, fine, size, fine).mean((2, 4))
 
 
-def _label_draw(
-    truth: np.ndarray, classes: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The order in which examples are hit, and the label that each would get."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(truth))
-    return order, rng.integers(classes, size=len(truth))
-
-
 def _pixels(x: Tensor) -> Tensor:
     """View inputs as (n, channels, pixels); plain features count as pixels."""
     return x.flatten(2) if x.ndim > 2 else x[:, None]
@@ -649,39 +635,19 @@ def _draw_mnist1d(seed: int, total: int) -> tuple[np.ndarray, np.ndarray]:
     args.seed = seed
     args.num_samples = -(-total // 10) * 10  # it draws the same number per class
     args.train_split = 1.0
-    with _global_random_state():
-        made = generator.make_dataset(args)
-    return made["x"].astype(np.float32), made["y"]
-
-
-@contextmanager
-def _global_random_state():
-    """Put the global random state back: the mnist1d generator seeds it."""
+    # the generator seeds the global random state: that is put back
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        yield
+        made = generator.make_dataset(args)
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+    return made["x"].astype(np.float32), made["y"]
 
 
 def _cache() -> Path:
     folder = os.environ.get("FLATLAB_CACHE") or needs("pooch").os_cache("flatlab")
     return Path(folder).expanduser()
-
-
-def _write_npz(path: Path, x: np.ndarray, y: np.ndarray) -> None:
-    """Write at once or not at all: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            np.savez(file, x=x, y=y)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            file.close()
-            os.unlink(file.name)
-            raise
 
 
 def _fetch(name: str, base_url: str, checksum: str) -> Path:

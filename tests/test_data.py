@@ -232,7 +232,7 @@ def test_a_failed_write_leaves_nothing_behind(cache, monkeypatch):
     stored = list(cache.iterdir())
 
     def fail(file, **_):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(np, "savez", fail)
