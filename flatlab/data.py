@@ -398,14 +398,14 @@ def stars_and_moons(
                 f"unknown placement {place!r}; known are {', '.join(PLACEMENTS)}"
             )
     sizes = _sizes(train, validation, test)
-    splits = [
+    learn, check, rest = (
         _draw_stars_and_moons(n, PLACEMENTS[place], np.random.default_rng([seed, i]))
         for i, (n, place) in enumerate(zip(sizes, places, strict=True))
-    ]
+    )
     name = f"stars_and_moons, {placement}"
     if places[2] != placement:
         name += f", tested {places[2]}"
-    return Dataset(*splits, 2, name)
+    return Dataset(learn, check, rest, 2, name)
 
 
 # -- the corruptions -----------------------------------------------------------------
@@ -535,8 +535,8 @@ def _sizes(*sizes: int) -> tuple[int, ...]:
 
 def _dataset(x: Tensor, y: Tensor, parts: Any, classes: int, name: str) -> Dataset:
     """Train, validation and test: the examples of three slices or index tensors."""
-    splits = (Examples(x[part], y[part]) for part in parts)
-    return Dataset(*splits, classes, name)
+    train, validation, test = (Examples(x[part], y[part]) for part in parts)
+    return Dataset(train, validation, test, classes, name)
 
 
 def _split(
