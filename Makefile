@@ -5,8 +5,8 @@ VENV ?= .venv
 FLATLAB_SCALE ?= laptop
 # More arguments for pip, for instance --extra-index-url with PyTorch's CPU builds.
 PIP_ARGS ?=
-# Processes that run tests.
-WORKERS ?= 2
+# Processes that run tests: one more than cores, since some wait for kernels and pages.
+WORKERS ?= 3
 # What `make results` and `make claims` run.
 CHAPTERS ?= book
 # Scale of the study, and more arguments for it (on a GPU, which one process fills).
