@@ -55,11 +55,6 @@ def interpolate(
             f"w0 has members of shape {tuple(w0.shape[:-1])} and w1 of "
             f"{tuple(w1.shape[:-1])}, expected as many"
         )
-    if (w0.dtype, w0.device) != (w1.dtype, w1.device):
-        raise ValueError(
-            f"w0 is {w0.dtype} on {w0.device} and w1 is {w1.dtype} on {w1.device}, "
-            "expected the same"
-        )
     w0, w1 = torch.broadcast_tensors(w0, w1)
     lead, ends = w0.shape[:-1], (w0.reshape(-1, loss.net.k), w1.reshape(-1, loss.net.k))
     alphas = torch.as_tensor(alphas, dtype=w0.dtype, device=w0.device)
@@ -173,20 +168,18 @@ def _directions(
     loss: Loss, w: Tensor, directions: str | tuple[Tensor, Tensor], seed: int
 ) -> Tensor:
     """Two directions for each member: (members, 2, k)."""
-    if isinstance(directions, str):
-        if directions == "random":
-            noise = Noise(w, seed)
-            return torch.stack([noise[0], noise[1]]).expand(len(w), -1, -1)
-        if directions == "eigenvectors":
-            top = eigenvalues(Hessian(loss, w), k=2, eigenvectors=True, seed=seed)
-            assert top.vectors is not None
-            return top.vectors.mT
+    if isinstance(directions, str) and directions == "random":
+        noise = Noise(w, seed)
+        return torch.stack([noise[0], noise[1]]).expand(len(w), -1, -1)
+    if isinstance(directions, str) and directions == "eigenvectors":
+        top = eigenvalues(Hessian(loss, w), k=2, eigenvectors=True, seed=seed)
+        assert top.vectors is not None
+        return top.vectors.mT
+    if isinstance(directions, str) or len(directions) != 2:
         raise ValueError(
             f"directions is {directions!r}, expected 'random', 'eigenvectors' or two "
             "tensors"
         )
-    if len(directions) != 2:
-        raise ValueError(f"there are {len(directions)} directions, expected two")
     both = []
     for d in directions:
         loss.net.check(d)

@@ -1,7 +1,6 @@
 """Training an ensemble of networks at once."""
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -44,8 +43,6 @@ class Run:
         fitted: (...) bool, True where ``stop_loss`` was reached.
         snapshots: (snapshots, ..., k) weights at ``snapshot_epochs``, on the CPU.
         snapshot_epochs: (snapshots,).
-        seconds: wall time.
-        interrupted: whether Ctrl-C ended the run before its last epoch.
     """
 
     w: Tensor
@@ -57,8 +54,6 @@ class Run:
     fitted: Tensor
     snapshots: Tensor
     snapshot_epochs: Tensor
-    seconds: float
-    interrupted: bool = False
 
 
 def generator(
@@ -103,7 +98,7 @@ def train(
     the run's weights are (rates, seeds, k).
 
     A member whose loss or weights stop being finite is marked ``diverged``, with a
-    warning, and the others go on. Ctrl-C returns what is finished.
+    warning, and the others go on. Ctrl-C returns what is finished, with a warning.
 
     Args:
         net: a ``Network``, or a module to make one of.
@@ -537,7 +532,7 @@ class _Whole:
         )
         return whole, bad, done
 
-    def run(self, seeds, lead: torch.Size, epochs: int, seconds: float) -> Run:
+    def run(self, seeds: tuple[int, ...], lead: torch.Size) -> Run:
         """All of it in the shape that the user asked for."""
         k = self.w.shape[-1]
         none = torch.empty(0, len(seeds), k, dtype=self.w.dtype, device="cpu")
@@ -559,14 +554,12 @@ class _Whole:
             fitted=self.fitted.reshape(lead),
             snapshots=snapshots.reshape(-1, *lead, k),
             snapshot_epochs=taken,
-            seconds=seconds,
-            interrupted=self.epoch < epochs,
         )
 
 
 def _train(task: _Task, m: _Ensemble, records: _Records, lead: torch.Size) -> Run:
     """Train to the end, or to Ctrl-C, which leaves the last whole epoch."""
-    began, seeds, epochs = time.monotonic(), m.seeds, task.epochs
+    seeds, epochs = m.seeds, task.epochs
     never = torch.zeros(len(seeds), dtype=torch.bool, device="cpu")
     last = torch.full_like(never, epochs, dtype=torch.long)
     whole = _Whole(-1, m.w, last, never, never)
@@ -594,4 +587,4 @@ def _train(task: _Task, m: _Ensemble, records: _Records, lead: torch.Size) -> Ru
             RuntimeWarning,
             stacklevel=3,
         )
-    return whole.run(seeds, lead, epochs, time.monotonic() - began)
+    return whole.run(seeds, lead)
