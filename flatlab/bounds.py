@@ -127,12 +127,7 @@ def sigma_of_proof(rho: Any, n: Any, k: Any) -> Tensor:
     The theorem states L_D(w) <= E L_D(w + epsilon) for noise of size rho per
     coordinate, but its proof uses the noise that stays inside the ball of radius rho
     with probability 1 - 1 / sqrt(n): sigma = rho / (sqrt(k) + sqrt(ln n)) (Foret et al.
-    2021, appendix A.1).
-
-    Args:
-        rho: radius of the ball.
-        n: examples, more than 1.
-        k: weights.
+    2021, appendix A.1). Arguments as for ``sam_bound``.
     """
     rho, n, k = _numbers(rho=rho, n=n, k=k)
     return rho / (k.sqrt() + n.log().sqrt())
@@ -283,13 +278,9 @@ def kl_inverse(q: Any, c: Any) -> Tensor:
 def kl_gaussians(
     mean: Tensor, sigma: Any, prior_mean: Tensor, prior_sigma: Any
 ) -> Tensor:
-    """KL(Q || P) in nats, (...), of Gaussians with independent coordinates, (..., k).
+    """KL(Q || P) in nats, (...), of Q = N(mean, sigma²) and P = N(prior_mean, ...).
 
-    Args:
-        mean: means of Q.
-        sigma: standard deviations of Q.
-        prior_mean: means of P.
-        prior_sigma: standard deviations of P.
+    Coordinates are independent: means and standard deviations are (..., k).
     """
     mean, sigma, prior_mean, prior_sigma = _numbers(
         mean=mean, sigma=sigma, prior_mean=prior_mean, prior_sigma=prior_sigma
@@ -324,15 +315,10 @@ def pac_bayes_kl_bound(
 
 
 def monte_carlo_bound(mean: Any, samples: Any, delta: Any = 0.01) -> Tensor:
-    """An upper confidence limit for an expectation of which samples were averaged.
+    """An upper confidence limit for an expectation, from the mean of some samples.
 
-    For independent samples in [0, 1] the expectation exceeds kl_inverse(mean,
+    For ``samples`` independent draws in [0, 1] the expectation exceeds kl_inverse(mean,
     ln(1 / delta) / samples) with probability at most delta (Hoeffding 1963, Theorem 1).
-
-    Args:
-        mean: average of the samples.
-        samples: their number.
-        delta: probability with which the limit may fail.
     """
     mean, samples, delta = _numbers(mean=mean, samples=samples, delta=delta)
     return kl_inverse(mean, -delta.log() / samples)
@@ -342,15 +328,9 @@ def monte_carlo_bound(mean: Any, samples: Any, delta: Any = 0.01) -> Tensor:
 def gibbs_errors(
     net: Network, data: Any, mean: Tensor, sigma: Tensor, *, samples: int, seed: int
 ) -> Tensor:
-    """The 0-1 error of weights drawn from a Gaussian, one float64 value per draw.
+    """The 0-1 error of weights drawn from N(mean, sigma²), (samples,) float64.
 
-    Args:
-        net: the network.
-        data: whatever ``Loss`` takes.
-        mean: (k,).
-        sigma: (k,) standard deviations.
-        samples: number of draws.
-        seed: of the draws.
+    ``data`` are whatever ``Loss`` takes, ``mean`` and ``sigma`` are (k,).
     """
     _check_point(net, mean, "mean")
     _check_point(net, sigma, "sigma")

@@ -252,8 +252,7 @@ def mnist1d(
         train: number of train examples. Sizes that differ give different draws; to
             compare sizes take ``subset`` of one draw.
         validation: number of validation examples.
-        test: number of test examples; many, so that accuracies are not limited by
-            them.
+        test: number of test examples; many, so that they do not limit accuracies.
     """
     total = sum(_sizes(train, validation, test))
     path = _cache() / f"mnist1d-seed{seed}-{total}.npz"
@@ -312,10 +311,7 @@ def cifar10(seed: int = 0, validation: int = 5000) -> Dataset:
 
     Downloaded on first use (162 MB) into the folder ``FLATLAB_CACHE`` or the user's
     cache, and standardised by one mean and standard deviation of the train split.
-
-    Args:
-        seed: of the choice of validation examples among the 50,000 to train on.
-        validation: number of validation examples.
+    ``seed`` is that of the choice of validation examples among the 50,000 to train on.
     """
     path = _fetch("cifar-10-binary.tar.gz", CIFAR10_URL, CIFAR10_CHECKSUM)
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
@@ -329,14 +325,7 @@ def cifar10(seed: int = 0, validation: int = 5000) -> Dataset:
 
 
 def fashion_mnist(seed: int = 0, validation: int = 5000) -> Dataset:
-    """Load Fashion-MNIST, (n, 1, 28, 28).
-
-    Downloaded on first use (30 MB), and kept and standardised as CIFAR-10.
-
-    Args:
-        seed: of the choice of validation examples among the 60,000 to train on.
-        validation: number of validation examples.
-    """
+    """Load Fashion-MNIST, (n, 1, 28, 28), 30 MB; kept and split as by ``cifar10``."""
     images, labels = [], []
     for name, checksum in FASHION_MNIST_CHECKSUMS.items():
         file = _fetch(name, FASHION_MNIST_URL, checksum)
@@ -421,8 +410,7 @@ def corrupt_labels(data: Dataset, fraction: Any, seed: Any = 0) -> Dataset:
 
     Args:
         data: a ``Dataset`` whose labels are shared by all members.
-        fraction: of the train labels to replace, in [0, 1]: a number, or one value
-            per member, shape (members,).
+        fraction: of the train labels to replace, in [0, 1]: a number, or (members,).
         seed: one number for all members, or a sequence with one per member.
 
     Returns:

@@ -136,14 +136,9 @@ def kde_information(t: Any, y: Any, *, variance: float = 1e-3) -> Information:
     known side; a negative one is reported as 0. Takes n^2 exponentials for each layer
     of each member.
 
-    Args:
-        t: (..., n, units) activations, or a list of layers, as in
-            ``binned_information``. Exponentials are of their dtype.
-        y: (n,) or (..., n) integer labels.
-        variance: of the noise in each unit, in squared units of the activations.
-
-    Returns:
-        An ``Information`` of shape (...), or (..., layers) for a list.
+    Layers and labels go in, and an ``Information`` comes out, as of
+    ``binned_information``. ``variance`` is that of the noise in each unit, in squared
+    units of the activations; exponentials are of their dtype.
 
     Kolchinsky and Tracey (2017), *Estimating mixture entropy with pairwise distances*;
     used by Saxe et al. (2018).
@@ -162,17 +157,11 @@ def kde_information(t: Any, y: Any, *, variance: float = 1e-3) -> Information:
 
 
 def layer_outputs(net: Network, w: Tensor, x: Tensor) -> list[Tensor]:
-    """Activations of every layer of a dense network.
+    """Activations of every layer of a dense network, with weights w, (..., k).
 
-    Args:
-        net: of a dense stack: a ``Sequential`` of ``Linear``, ``Flatten``, pointwise
-            activations and dropout, as ``mlp`` makes.
-        w: (..., k).
-        x: (n, ...) inputs.
-
-    Returns:
-        One tensor (..., n, units) per ``Linear`` layer: its outputs after the
-        activation that follows it, and of the last one the probabilities.
+    The network is a ``Sequential`` of ``Linear``, ``Flatten``, pointwise activations
+    and dropout, as ``mlp`` makes. One tensor (..., n, units) per ``Linear`` layer: its
+    outputs after the activation that follows, and of the last one the probabilities.
     """
     net.check(w)
     if net._dense is None:
@@ -209,8 +198,7 @@ def information_plane(
 
     Args:
         net: of a dense stack, see ``layer_outputs``.
-        w: (k,), (members, k) or (snapshots, members, k) weights, on the device of the
-            data.
+        w: (k,), (members, k) or (snapshots, members, k), on the device of the data.
         data: ``Examples``, or a ``Dataset``, of which all three splits are taken
             together: the information is that of a uniform distribution over them.
         estimate: ``binned_information``, ``kde_information``, or a function of a list
@@ -219,8 +207,7 @@ def information_plane(
         options: keyword arguments of ``estimate``.
 
     Returns:
-        An ``Information`` of shape (layers,), (members, layers) or (snapshots, members,
-        layers).
+        An ``Information`` whose shape is that of w with (layers,) in place of (k,).
 
     Shwartz-Ziv and Tishby (2017), figure 2.
     """
