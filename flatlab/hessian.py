@@ -1,4 +1,4 @@
-"""The Hessian of the loss as an operator: products, and its trace where it is exact."""
+"""The Hessian of the loss as an operator: products, and its diagonal where exact."""
 
 import math
 from collections.abc import Iterator
@@ -189,11 +189,6 @@ class Hessian:
         """The diagonal, (..., k), where it has a closed form; else None."""
         diagonal = exact_diagonal(self.loss, self.w.reshape(-1, self.shape[-1]))
         return None if diagonal is None else diagonal.view_as(self.w)
-
-    def exact_trace(self) -> Tensor | None:
-        """The trace, of the shape of w's leading axes, where it has a closed form."""
-        diagonal = self.exact_diagonal()
-        return None if diagonal is None else diagonal.sum(-1)
 
 
 @dataclass

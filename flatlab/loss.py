@@ -1,7 +1,7 @@
 """The training loss as a function of the weights: L_S(w), accuracy, gradient."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,9 +28,7 @@ def half_squared_error(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    flat = F.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]), y.reshape(-1), reduction="none"
-    )
+    flat = F.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none")
     return flat.view(y.shape)
 
 
@@ -48,16 +46,10 @@ class Criterion:
     ignores: bool = False  # whether some labels do not count, for a named one
 
     def __post_init__(self):
-        if isinstance(self.function, str):
-            if self.function not in CRITERIA:
-                raise ValueError(
-                    f"criterion is {self.function!r}, expected one of "
-                    f"{sorted(CRITERIA)} or a callable (logits, y)"
-                )
-        elif not callable(self.function):
-            raise TypeError(
-                f"criterion is {type(self.function).__name__}, expected a name or a "
-                "callable (logits, y)"
+        if not callable(self.function) and self.function not in CRITERIA:
+            raise ValueError(
+                f"criterion is {self.function!r}, expected one of {sorted(CRITERIA)} "
+                "or a callable (logits, y)"
             )
 
     def mean(
@@ -253,8 +245,8 @@ class Loss:
         self._labelled, y = self._checked_labels(y)
         self.y = y.flatten(0, len(self._labelled) - 1) if self._labelled else y
         named = isinstance(criterion, str)
-        ignores = named and bool((self.y == IGNORED).any())
-        self.criterion = replace(self.criterion, ignores=ignores)
+        if named and bool((self.y == IGNORED).any()):
+            self.criterion = Criterion(criterion, ignores=True)
         self._chunk = chunk
         self._placed: tuple = ()
         self._units: int | None = None
@@ -434,7 +426,7 @@ class Loss:
         return torch.cat([self.net(w, x) for x in xs], dim=w.ndim - 1)
 
     def gradient(self, w: Tensor) -> Tensor:
-        """The gradient of L_S at w, in the shape of w."""
+        """The gradient of L_S at w, in its shape."""
         return self.value_and_gradient(w)[1]
 
     @_over_members

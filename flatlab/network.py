@@ -56,24 +56,22 @@ class Layout:
         shapes = tuple(p.shape for p in parameters.values())
         owners = [name.rpartition(".")[0] for name in parameters]
         place = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
-        slices: list[slice] = []
-        for shape in shapes:
-            start = slices[-1].stop if slices else 0
-            slices.append(slice(start, start + shape.numel()))
         with torch.device("cpu"):
             sizes = torch.tensor([shape.numel() for shape in shapes])
-            filters = torch.tensor([shape[0] if shape else 1 for shape in shapes])
-            each = (sizes // filters.clamp_min(1)).repeat_interleave(filters)
+            rows = torch.tensor([shape[0] if shape else 1 for shape in shapes])
+            of_row = (sizes // rows.clamp_min(1)).repeat_interleave(rows)
             layer = torch.tensor([place[owner] for owner in owners])
             is_bias = torch.tensor([len(shape) < 2 for shape in shapes])
-            return cls(
-                names=tuple(parameters),
-                shapes=shapes,
-                slices=tuple(slices),
-                filter=torch.arange(len(each)).repeat_interleave(each),
-                layer=layer.repeat_interleave(sizes),
-                is_bias=is_bias.repeat_interleave(sizes),
-            )
+            filters = torch.arange(len(of_row)).repeat_interleave(of_row)
+        ends = sizes.cumsum(0).tolist()
+        return cls(
+            names=tuple(parameters),
+            shapes=shapes,
+            slices=tuple(map(slice, [0, *ends], ends)),
+            filter=filters,
+            layer=layer.repeat_interleave(sizes),
+            is_bias=is_bias.repeat_interleave(sizes),
+        )
 
     def to(self, device: torch.device) -> "Layout":
         """The same layout with its index tensors on ``device``."""
@@ -195,13 +193,12 @@ class Network:
         is left as it was.
         """
         scratch = copy.deepcopy(self._source).cpu()
-        resets: dict[nn.Module, Any] = {}
-
-        def note(part: nn.Module) -> None:
-            own = getattr(part, "_reset_parameters", None)
-            resets[part] = getattr(part, "reset_parameters", own)
-
-        scratch.apply(note)  # children first, as constructors finish
+        parts: list[nn.Module] = []
+        scratch.apply(parts.append)  # children first, as constructors finish
+        resets = [
+            getattr(part, "reset_parameters", getattr(part, "_reset_parameters", None))
+            for part in dict.fromkeys(parts)
+        ]
         named = dict(scratch.named_parameters())
         trained = {name: named[name] for name in self.layout.names}
         rows = []
@@ -210,18 +207,18 @@ class Network:
                 parameter.fill_(torch.nan)
             for seed in [seeds] if isinstance(seeds, int) else seeds:
                 torch.default_generator.manual_seed(int(seed))
-                for reset in filter(callable, resets.values()):
+                for reset in filter(callable, resets):
                     reset()
                 rows.append(self.flatten(trained, members=False))
         if not rows:
             raise ValueError("seeds is empty, expected at least one seed")
-        for name, parameter in trained.items():
-            if parameter.isnan().any():
-                raise ValueError(
-                    f"parameter {name!r} is left as it was by all reset_parameters() "
-                    "of the module, so it cannot be initialised afresh; add that "
-                    "method or build w from Network(module).weights()"
-                )
+        left = [name for name, p in trained.items() if p.isnan().any()]
+        if left:
+            raise ValueError(
+                f"no reset_parameters() of the module writes to {', '.join(left)}, so "
+                "it cannot be initialised afresh; add that method or build w from "
+                "Network(module).weights()"
+            )
         like = next(iter(self._source.parameters()))
         w = rows[0] if isinstance(seeds, int) else torch.stack(rows)
         return w.to(dtype=dtype or like.dtype, device=device or like.device)
@@ -251,11 +248,7 @@ class Network:
         return torch.cat([p.reshape(*p.shape[:lead], -1) for p in parts], dim=-1)
 
     def leaves(self, w: Tensor) -> Parameters:
-        """``unflatten`` to differentiate with respect to.
-
-        A list of leaves, not one flat one: slicing a flat leaf costs a backward of its
-        own.
-        """
+        """``unflatten``, to differentiate by: slices of a leaf cost a backward more."""
         need_derivatives()
         return {n: p.detach().requires_grad_() for n, p in self.unflatten(w).items()}
 
@@ -735,9 +728,8 @@ def _places(module: nn.Module) -> dict[str, str]:
     return {
         place: first.setdefault(id(value), place)
         for path, part in module.named_modules()
-        for own, value in (*part._parameters.items(), *part._buffers.items())
-        if value is not None
-        for place in [f"{path}.{own}" if path else own]
+        for named in (part.named_parameters, part.named_buffers)
+        for place, value in named(path, recurse=False, remove_duplicate=False)
     }
 
 
