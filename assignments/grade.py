@@ -192,7 +192,7 @@ class Course:
             grade = judge("", assignment, collect.Found(name, cells=cells), session)
         finally:
             session.close()
-        lost = [f"{o.id}: {o.detail}" for o in grade.outcomes if o.points == 0]
+        lost = [f"{o.id}: {o.detail}" for o in grade.outcomes if o.detail]
         return {"took": session.took, "lost": lost}
 
 

@@ -61,7 +61,7 @@ def outcomes(name, given=(), task=None):
 @pytest.mark.parametrize("name", NAMES)
 def test_model_solutions_get_all_points(name):
     found, failed = outcomes(name)
-    assert {o.id: o.message for o in found.values() if o.points == 0} == {}
+    assert {o.id: o.detail for o in found.values() if o.detail} == {}
     assert failed == []
 
 
@@ -72,7 +72,7 @@ def test_other_right_solutions_get_all_points(name):
     written = {t.id for t in notebooks.read(name).tasks if t.kind == "written"}
     assert set(right) == tasks - written
     found, failed = outcomes(name, right)
-    assert {o.id: o.message for o in found.values() if o.points == 0} == {}
+    assert {o.id: o.detail for o in found.values() if o.detail} == {}
     assert failed == []
 
 
