@@ -232,7 +232,7 @@ def report(
     It takes about the time of twenty gradients on a large set: loss, accuracy and
     gradient are of all examples, curvature and sharpness of an eighth of them, drawn at
     random. (Of 512 labels at least, so that a small set is measured whole.) It needs
-    memory for some 60 vectors of the size of w, and leaves the model as it was found.
+    memory for some 50 vectors of the size of w, and leaves the model as it was found.
 
     Args:
         model: any module that ``Network`` takes.

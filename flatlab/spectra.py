@@ -10,7 +10,6 @@ the operator's dtype and place; all else is kept in float64 on the CPU.
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,8 +131,17 @@ class _Operator:
         self.dtype, self.device = A.dtype, A.device
         self.eps = torch.finfo(A.dtype).eps
         self.products = 0
-        self._bar = None
-        self.scale = None if scale is None else self._scale(scale)
+        self.bar: Any = None  # of progress
+        self.scale = None
+        if scale is not None:
+            scale = torch.as_tensor(scale, dtype=self.dtype, device=self.device)
+            of_all = (*self.lead, self.k)
+            if scale.shape not in (of_all, of_all[-1:]) or not scale.isfinite().all():
+                raise ValueError(
+                    f"expected a finite scale of shape {of_all} or {of_all[-1:]}, got "
+                    f"shape {tuple(scale.shape)}"
+                )
+            self.scale = scale.expand(of_all).reshape(self.members, self.k, 1)
         if isinstance(A, Tensor):
             if not bool(A.isfinite().all()):
                 raise ValueError("the matrix holds NaN or infinite entries")
@@ -143,19 +151,6 @@ class _Operator:
                     f"the matrix is not symmetric: entries of A and its transpose "
                     f"differ by up to {gap.max():.3g}"
                 )
-
-    def _scale(self, scale: Tensor) -> Tensor:
-        scale = torch.as_tensor(scale, dtype=self.dtype, device=self.device)
-        if not bool(scale.isfinite().all()):
-            raise ValueError("scale holds NaN or infinite entries")
-        try:
-            scale = scale.expand(*self.lead, self.k)
-        except RuntimeError:
-            raise ValueError(
-                f"expected scale of shape {(*self.lead, self.k)}, "
-                f"got {tuple(scale.shape)}"
-            ) from None
-        return scale.reshape(self.members, self.k, 1)
 
     def __matmul__(self, V: Tensor) -> Tensor:
         """Multiply (members, k, p) by members that are all finite."""
@@ -170,8 +165,8 @@ class _Operator:
         out = self.A @ V.reshape(*self.lead, self.k, V.shape[-1])
         out = out.reshape(self.members, self.k, V.shape[-1])
         self.products += V.shape[-1]
-        if self._bar is not None:
-            self._bar.update(V.shape[-1])
+        if self.bar is not None:
+            self.bar.update(V.shape[-1])
         return out if self.scale is None else self.scale * out
 
     def need_finite(self, values: Tensor) -> None:
@@ -206,13 +201,6 @@ class _Operator:
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-    @contextmanager
-    def watched(self, label: str, most: int) -> Iterator[None]:
-        """Show products as they are made; a search may need fewer than ``most``."""
-        with progress(int(most), label) as self._bar:
-            yield
-        self._bar = None
 
     def exact(self, whole: bool) -> Tensor | None:
         """The trace (``whole``) or diagonal, where it is to be had exactly."""
@@ -249,64 +237,86 @@ def _norm(U: Tensor) -> Tensor:
     return (U / largest[..., None]).square().sum(-1).sqrt() * largest
 
 
-def _inner(W: Tensor, U: Tensor) -> Tensor:
-    """Inner products of the rows of W, (members, d, k), with U, (members, k)."""
-    if U.device.type == "cpu" and U.dtype == torch.float32:
-        # Pairwise sums: a long CPU matrix product in float32 loses a digit or two.
-        return (W * U[:, None]).sum(-1)
-    return (W @ U[..., None])[..., 0]
+def _inner(V: Tensor, U: Tensor) -> Tensor:
+    """Inner products of the rows of V, (chains, rows, k), with U, (chains, k)."""
+    size = 2**10
+    end = U.shape[1] // size * size
+    if U.device.type != "cpu" or U.dtype != torch.float32 or end <= size:
+        return (U[:, None] @ V.mT)[:, 0]
+    # A long CPU matrix product in float32 loses two digits: sum sums of short ones.
+    short = [
+        u[:end].view(-1, 1, size) @ v[:, :end].unflatten(1, (-1, size)).permute(1, 2, 0)
+        for v, u in zip(V, U, strict=True)
+    ]
+    rest = U[:, None, end:] @ V[..., end:].mT
+    return torch.stack([part.sum((0, 1)) for part in short]) + rest[:, 0]
 
 
 def _to_cpu(*parts: Tensor) -> tuple[Tensor, ...]:
-    """Small tensors (members, ...) in float64 on the CPU, in one transfer."""
+    """Small tensors (chains, ...) in float64 on the CPU, in one transfer."""
     sizes = [part[0].numel() for part in parts]
     joined = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
     split = joined.cpu().double().split(sizes, 1)
     return tuple(s.reshape(p.shape) for s, p in zip(split, parts, strict=True))
 
 
-class _Subspace:
-    """An orthonormal basis W per member, the products A W, and T = Wᵀ A W.
+class _Krylov:
+    """An orthonormal basis V per chain, some rows of which A has been applied to.
 
-    W and A W are (members, d, k), one vector per row; T and the Gram matrix of A W are
-    (members, d, d) in float64 on the CPU. Random directions depend on the seed and on
-    how many were drawn, not on the ensemble, so a member's result is the same in any
-    company.
+    The first d rows of V, W, have been multiplied, and A Wᵀ = Vᵀ H. So T = H[:d] is
+    W A Wᵀ, and S = H[d:] says what the products have outside of W, in terms of the rows
+    that are pending: one for each start vector, until its Krylov space is exhausted.
+    V is (chains, rows, k), where the operator is; H is (chains, rows, d), in float64 on
+    the CPU. A chain belongs to a member, or to one of several probes of a member.
+
+    Reference: Ruhe (1979), Implementation aspects of band Lanczos algorithms.
     """
 
-    def __init__(self, operator: _Operator, seed: int):
+    def __init__(self, operator: _Operator, seed: int = 0, probes: int = 1):
         self.operator, self.d = operator, 0
-        m, k = operator.members, operator.k
-        self._W = torch.zeros(
-            m, min(16, k), k, dtype=operator.dtype, device=operator.device
-        )
-        self._AW = self._W.clone()
-        self._longest = torch.zeros(m, **_CPU)
+        self.chains = operator.members * probes
+        options = {"dtype": operator.dtype, "device": operator.device}
+        self._V = torch.zeros(self.chains, 16, operator.k, **options)
+        self._H = torch.zeros(self.chains, 16, 16, **_CPU)
+        self._pending = torch.zeros(self.chains, dtype=torch.long, device="cpu")
+        self._longest = torch.zeros(self.chains, **_CPU)
+        # Draws depend on the seed and on how many a member had, not on the ensemble:
+        # so its result is the same in any company.
         self._generator = torch.Generator("cpu").manual_seed(seed)
         self._draws: list[Tensor] = []
-        self._drawn = torch.zeros(m, dtype=torch.long, device="cpu")
-        self.T = torch.zeros(m, 0, 0, **_CPU)
-        self.gram = self.T
+        self._drawn = torch.zeros_like(self._pending)
 
     @property
-    def W(self) -> Tensor:
-        return self._W[:, : self.d]
+    def rows(self) -> int:
+        """Of V: the multiplied ones, and as many as any chain has pending."""
+        return self.d + max(1, int(self._pending.max()))
 
     @property
-    def AW(self) -> Tensor:
-        return self._AW[:, : self.d]
+    def V(self) -> Tensor:
+        return self._V[:, : self.rows]
 
-    def combine(self, coefficients: Tensor) -> Tensor:
-        """A W c for coefficients c, (members, d): a vector (members, k)."""
-        return (self.operator.place(coefficients)[:, None] @ self.AW)[:, 0]
+    @property
+    def H(self) -> Tensor:
+        return self._H[:, : self.rows, : self.d]
 
-    def complement(self, U: Tensor) -> Tensor:
-        """Remove from U, (members, k), its part in the span of W."""
-        return U - (_inner(self.W, U)[:, None] @ self.W)[:, 0]
+    @property
+    def T(self) -> Tensor:
+        return self._H[:, : self.d, : self.d]
+
+    def direction(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What A Wᵀ c has outside of W, for c (chains, d).
+
+        Returns its coefficients in the pending rows, its lengths (chains,) and a mask
+        (chains,) of those that are nothing but rounding.
+        """
+        image = (self.H @ c[..., None])[..., 0]
+        s = image[:, self.d :]
+        length = _norm(s)
+        return s, length, ~(length > _ROUNDING * self.operator.eps * _norm(image))
 
     def random(self, chosen: Tensor) -> Tensor:
-        """A fresh Gaussian vector for each chosen member, zero for the others."""
-        out = torch.zeros_like(self._W[:, 0])
+        """A fresh Gaussian vector for each chosen chain, zero for the others."""
+        out = torch.zeros_like(self._V[:, 0])
         for count in self._drawn[chosen].unique().tolist():
             while len(self._draws) <= count:
                 draw = torch.randn(self.operator.k, generator=self._generator, **_CPU)
@@ -315,47 +325,72 @@ class _Subspace:
         self._drawn[chosen] += 1
         return out
 
-    def direction(self, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalise the part of U, (members, k), that lies outside W.
+    def start(self, s: Tensor, chosen: Tensor, U: Tensor) -> Tensor:
+        """Directions s, but for ``chosen`` those of U, (chains, k), outside of W."""
+        rest, inside, length = self._outside(U, _inner(self.V, U))
+        s = torch.where(chosen[:, None], inside[:, self.d :], s)
+        new = chosen & (length > _ROUNDING * self.operator.eps * _norm(inside))
+        chain, row = self._keep(rest, new)
+        s = torch.nn.functional.pad(s, (0, self.rows - self.d - s.shape[1]))
+        s[chain, row - self.d] = length[new]
+        return s
 
-        Returns unit vectors (members, k), the lengths before normalisation (members,)
-        and a mask (members,) of the vectors that hold nothing but rounding.
-        """
-        tiny = torch.finfo(U.dtype).tiny
-        before = _norm(U)
-        U = self.complement(U)
-        length = _norm(U)
-        # A second pass: after the first one a short remainder is not yet orthogonal.
-        U = self.complement(U / length.clamp_min(tiny)[:, None])
-        U = U / _norm(U).clamp_min(tiny)[:, None]
-        length, before = _to_cpu(length, before)
-        return U, length, ~(length > _ROUNDING * self.operator.eps * before)
-
-    def append(self, U: Tensor) -> None:
-        """Take unit vectors U, (members, k), orthogonal to W, into the basis."""
-        AU = self.operator.product(U[..., None])[..., 0]
-        d = self.d
-        if d == self._W.shape[1]:
-            more = torch.zeros_like(self._W[:, :16])
-            self._W = torch.cat([self._W, more], 1)
-            self._AW = torch.cat([self._AW, more], 1)
-        self._W[:, d], self._AW[:, d] = U, AU
-        self.d = d + 1
-        size, column, row, gram = _to_cpu(
-            _norm(AU), _inner(self.W, AU), _inner(self.AW, U), _inner(self.AW, AU)
+    def extend(self, s: Tensor) -> None:
+        """Multiply the pending vectors in directions s, (chains, pending); 0: none."""
+        d, rows = self.d, slice(self.d, self.rows)
+        V, H = self._V, self._H
+        # Turn the pending vectors so that the first of them has this direction.
+        Q, length = torch.linalg.qr(s[..., None], mode="complete")
+        Q[..., 0] *= length[:, 0].sign()
+        V[:, rows] = self.operator.place(Q.mT) @ V[:, rows]
+        H[:, rows] = Q.mT @ H[:, rows]
+        U = V[:, d]
+        AU = U.reshape(self.operator.members, -1, self.operator.k).mT
+        AU = self.operator.product(AU).mT.reshape(U.shape)
+        # Since A is symmetric, most of what lies inside of V is known already.
+        inside = torch.cat(
+            [self.operator.place(H[:, d, :d]), (V[:, rows] * AU[:, None]).sum(-1)], 1
         )
+        rest, inside, length = self._outside(AU, inside)
+        size = _norm(inside).hypot(length)
         self.operator.need_finite(size)
         self._longest = torch.maximum(self._longest, size)
-        self.operator.need_symmetry((column - row).abs().amax(-1), self._longest)
-        self.T = self._bordered(self.T, (column + row) / 2)
-        self.gram = self._bordered(self.gram, gram)
+        H[:, : rows.stop, d] = inside
+        column, known = H[:, : d + 1, d], H[:, d, : d + 1]
+        self.operator.need_symmetry((column - known).abs().amax(-1), self._longest)
+        H[:, : d + 1, d] = H[:, d, : d + 1] = (column + known) / 2
+        self.d = d + 1
+        self._pending = (self._pending - 1).clamp_min(0)
+        new = length > _ROUNDING * self.operator.eps * size
+        chain, row = self._keep(rest, new)
+        self._H[chain, row, d] = length[new]
 
-    @staticmethod
-    def _bordered(M: Tensor, edge: Tensor) -> Tensor:
-        """M, (members, d, d), with one more row and column, (members, d + 1)."""
-        M = torch.nn.functional.pad(M, (0, 1, 0, 1))
-        M[:, -1] = M[:, :, -1] = edge
-        return M
+    def _outside(self, U: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The part of U outside of V, as unit vectors, and its length.
+
+        In the middle come U's coefficients in V; ``inside``, (chains, rows), are the
+        same but for rounding. These and the length are in float64 on the CPU.
+        """
+        V = self._V[:, : inside.shape[1]]
+        U = U - (inside[:, None] @ V)[:, 0]
+        # again: a short remainder is not yet orthogonal
+        more = _inner(V, U)
+        U = U - (more[:, None] @ V)[:, 0]
+        length = _norm(U)
+        unit = U / length.clamp_min(torch.finfo(U.dtype).tiny)[:, None]
+        inside, more, length = _to_cpu(inside, more, length)
+        return unit, inside + more, length
+
+    def _keep(self, U: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Take unit vectors of chosen chains as pending; their places in V."""
+        chain, row = chosen.nonzero()[:, 0], (self.d + self._pending)[chosen]
+        self._pending = self._pending + chosen
+        if self.rows == self._V.shape[1]:
+            pad = torch.nn.functional.pad
+            self._V, self._H = pad(self._V, (0, 0, 0, 16)), pad(self._H, (0, 16, 0, 16))
+        there = chain.to(U.device)
+        self._V[there, row.to(U.device)] = U[there]
+        return chain, row
 
 
 def eigenvalues(
@@ -389,7 +424,7 @@ def eigenvalues(
         eigenvectors: whether to return the eigenvectors also.
         seed: seed of the random start vectors.
         max_products: products with A to spend per member; by default 500 + 10 k. The
-            search keeps two vectors of the operator's size for each product.
+            search keeps a vector of the operator's size for each product.
 
     Returns:
         An ``Eigenvalues``. Members without convergence are marked in ``converged``,
@@ -419,7 +454,7 @@ def eigenvalues(
     if eigenvectors:
         shape = operator.members, operator.k, asked
         search.vectors = operator.place(torch.zeros(shape, device="cpu"))
-    with operator.watched("eigenvalues", search.limit):
+    with progress(search.limit, "eigenvalues") as operator.bar:
         search.run()
     if not bool(search.converged.all()):
         floor = _ROUNDING * operator.eps * NORM_SHARE**-1
@@ -463,7 +498,7 @@ class _Search:
     ):
         self.operator, self.signs, self.k, self.tol = operator, signs, k, tol
         self.limit, self.asked = limit, k * len(signs)
-        self.space = _Subspace(operator, seed)
+        self.space = _Krylov(operator, seed)
         m = operator.members
         no, none = torch.zeros(m, **_CPU), torch.zeros(m, **_CPU).long()
         self.active = none == 0
@@ -481,9 +516,10 @@ class _Search:
 
     def run(self) -> None:
         space = self.space
-        U, _, _ = space.direction(space.random(self.active))
+        s = torch.zeros(len(self.active), 1, **_CPU)
+        s = space.start(s, self.active, space.random(self.active))
         while True:
-            space.append(torch.where(self._on(self.active), U, 0))
+            space.extend(torch.where(self.active[:, None], s, 0))
             d = space.d
             final = d == self.limit
             # With a large subspace the small problem costs more than it can save.
@@ -491,7 +527,7 @@ class _Search:
             fresh = self._look(final) if look else torch.zeros_like(self.active)
             if not bool(self.active.any()):
                 return
-            U, length, noise = space.direction(space.combine(self._next()))
+            s, length, noise = space.direction(self._next())
             self._certify(length, look, fresh)
             if not bool(self.active.any()):
                 return
@@ -499,11 +535,7 @@ class _Search:
             if bool(lost.any()):
                 # A Krylov space that is exhausted holds no news of what remains.
                 self.start[lost & ~fresh] = -1
-                V, _, _ = space.direction(space.random(lost))
-                U = torch.where(self._on(lost), V, U)
-
-    def _on(self, mask: Tensor) -> Tensor:
-        return mask.to(self.operator.device)[:, None]
+                s = space.start(s, lost, space.random(lost))
 
     def _look(self, final: bool) -> Tensor:
         """Solve the small problem; finish members or start certificates.
@@ -522,14 +554,13 @@ class _Search:
         self.target = self.tol * torch.maximum(self.ritz.abs(), NORM_SHARE * norm)
         self.target = self.target.clamp_min(1e-300)
         self.allowed = torch.maximum(self.target, self.rounding)
-        # ‖A W y‖² − θ² is exact enough to tell when the residual is worth a look.
-        square = (self.Y * (self.space.gram @ self.Y)).sum(1) - self.ritz.square()
-        self.R_norm = square.clamp_min(0).sqrt()
-        near = square <= 4 * (self.allowed.square() + self.rounding * norm)
+        # A Wᵀ y − θ Wᵀ y lies outside of W, but for rounding
+        outside = _norm((self.space.H[:, d:] @ self.Y).mT)
+        self.R_norm = outside.hypot(self.operator.eps * norm)
+        settled = on & (self.R_norm <= self.allowed).all(-1)
 
         certified = self.done == len(self.signs)
         if final:
-            self._settle(on)
             # A basis of the whole space leaves nothing to certify.
             self._finish(on.clone(), certified | (d == self.operator.k))
             return ~on
@@ -538,23 +569,12 @@ class _Search:
         sign = self._sign()
         beyond = (sign * self.theta > sign * self.shift[:, None]).sum(-1)
         self.start[running & (beyond > self.beyond)] = -1
-        settled = self._settle(on & near.all(-1) & (self.start < 0))
+        settled = settled & (self.start < 0)
         self._finish(settled & certified, certified)
         fresh = settled & ~certified
         if bool(fresh.any()):
             self._begin(fresh)
         return fresh
-
-    def _settle(self, members: Tensor) -> Tensor:
-        """Compute the residuals of ``members``; return those that all are small."""
-        if bool(members.any()):
-            here = slice(None) if bool(members.all()) else members
-            there = here if here is not members else members.to(self.operator.device)
-            y, theta = self.Y[here].mT, self.ritz[here, :, None]
-            y, ty = self.operator.place(y), self.operator.place(theta * y)
-            R = y @ self.space.AW[there] - ty @ self.space.W[there]
-            self.R_norm[here] = _norm(R).cpu().double()
-        return members & (self.R_norm <= self.allowed).all(-1)
 
     def _sign(self) -> Tensor:
         end = self.done.clamp_max(len(self.signs) - 1)
@@ -616,7 +636,8 @@ class _Search:
         self.done[sure] += 1
         self.start[sure] = -1
         certified = self.done == len(self.signs)
-        self._finish(self._settle(sure & certified), certified)
+        settled = (self.R_norm <= self.allowed).all(-1)
+        self._finish(sure & certified & settled, certified)
 
     def _finish(self, members: Tensor, certified: Tensor) -> None:
         """Record the results of ``members``."""
@@ -628,7 +649,7 @@ class _Search:
         if self.vectors is not None and bool(members.any()):
             here = members.to(self.operator.device)
             y = self.operator.place(self.Y[members].mT)
-            self.vectors[here] = (y @ self.space.W[here]).mT
+            self.vectors[here] = (y @ self.space.V[here, : self.space.d]).mT
         self.active[members] = False
 
 
@@ -665,7 +686,8 @@ def trace(
     Reference: Hutchinson (1990), A stochastic estimator of the trace; Meyer, Musco,
     Musco & Woodruff (2021), Hutch++, for splitting off a subspace.
     """
-    return _estimate(True, A, tol, scale, max_products, seed)
+    operator = _Operator(A, scale)
+    return _told(operator, *_estimate(operator, True, tol, max_products, seed), tol)
 
 
 def diagonal(
@@ -683,75 +705,60 @@ def diagonal(
 
     Reference: Bekas, Kokiopoulou & Saad (2007), An estimator for the diagonal.
     """
-    return _estimate(False, A, tol, scale, max_products, seed)
+    operator = _Operator(A, scale)
+    return _told(operator, *_estimate(operator, False, tol, max_products, seed), tol)
 
 
 def _estimate(
-    whole: bool,
-    A: Any,
-    tol: float,
-    scale: Tensor | None,
-    max_products: int,
-    seed: int,
-) -> Estimate:
-    """The trace, or the diagonal."""
-    operator = _Operator(A, scale)
+    operator: _Operator, whole: bool, tol: float, max_products: int, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The trace, or the diagonal: values, errors, and whether they meet ``tol``."""
     if not 0 < tol < 1:
         raise ValueError(f"tol must lie between 0 and 1, got {tol}")
     if max_products < 2:
         raise ValueError(f"max_products must be at least 2, got {max_products}")
     exact = operator.exact(whole)
-    if exact is None and operator.k <= min(_FIRST_PROBES, max_products):
-        exact = _by_unit_vectors(operator, whole)
-    probes = _Probes(operator, whole, tol, seed)
+    if exact is None and operator.k > min(_FIRST_PROBES, max_products):
+        probes = _Probes(operator, whole, tol, seed)
+        label = "trace" if whole else "diagonal"
+        with progress(max_products, label) as operator.bar:
+            if probes.run(max_products):
+                return probes.values, probes.standard_error, probes.met
     if exact is None:
-        with operator.watched("trace" if whole else "diagonal", max_products):
-            enough = probes.run(max_products)
-        if not enough:
-            exact = _by_unit_vectors(operator, whole)
-    if exact is not None:
-        probes.values, probes.standard_error = exact, torch.zeros_like(exact)
-        probes.met = torch.ones(operator.members, dtype=torch.bool, device="cpu")
-    found = probes.values, probes.standard_error, probes.met
-    return _told(operator, *found, tol, "allow more products", stacklevel=4)
+        parts = [
+            A[:, rows].diagonal(dim1=-2, dim2=-1) for rows, A in _columns(operator)
+        ]
+        exact = torch.cat(parts, -1)
+        exact = exact.sum(-1) if whole else exact
+    return _exactly(exact)
+
+
+def _exactly(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    met = torch.ones(len(values), dtype=torch.bool, device="cpu")
+    return values, torch.zeros_like(values), met
 
 
 def _told(
-    operator: _Operator,
-    values: Tensor,
-    error: Tensor,
-    met: Tensor,
-    tol: float,
-    remedy: str,
-    stacklevel: int,
+    operator: _Operator, values: Tensor, error: Tensor, met: Tensor, tol: float
 ) -> Estimate:
     """The result, with a warning where its error does not meet the tolerance."""
     if not bool(met.all()):
         warnings.warn(
             f"{int((~met).sum())} of {operator.members} members did not reach "
             f"tol={tol:g} in {operator.products} products; see `standard_error`, or "
-            f"{remedy}",
+            "allow more products (for a soft rank perhaps more steps)",
             RuntimeWarning,
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
     products = torch.full((operator.members,), operator.products, device="cpu")
     return Estimate(*map(operator.tensor, (values, error, products, met)))
 
 
-def _by_unit_vectors(operator: _Operator, whole: bool) -> Tensor:
-    """The exact trace or diagonal from k products."""
-    options = {"dtype": operator.dtype, "device": operator.device}
-    entries = []
-    for first in range(0, operator.k, _BLOCK):
-        rows = torch.arange(
-            first, min(first + _BLOCK, operator.k), device=operator.device
-        )
-        E = torch.zeros(operator.k, len(rows), **options)
-        E[rows, rows - first] = 1
-        AE = operator @ E.expand(operator.members, -1, -1)
-        entries.append(AE[:, rows].diagonal(dim1=-2, dim2=-1))
-    diagonal = torch.cat(entries, -1)
-    return diagonal.sum(-1) if whole else diagonal
+def _columns(operator: _Operator) -> Iterator[tuple[Tensor, Tensor]]:
+    """A few columns of A at a time: which, and themselves, (members, k, few)."""
+    for rows in torch.arange(operator.k, device="cpu").split(_BLOCK):
+        E = operator.place(torch.arange(operator.k, device="cpu")[:, None] == rows)
+        yield rows, operator @ E.expand(operator.members, -1, -1)
 
 
 class _Probes:
@@ -759,7 +766,7 @@ class _Probes:
 
     def __init__(self, operator: _Operator, whole: bool, tol: float, seed: int):
         self.operator, self.whole, self.tol = operator, whole, tol
-        self.space = _Subspace(operator, seed)
+        self.space = _Krylov(operator, seed)
         self.generator = torch.Generator("cpu").manual_seed(seed + 1)
         self.count, self.mean, self.spread = 0, torch.zeros((), **_CPU), 0.0
         self.values = self.standard_error = self.met = self.mean
@@ -800,41 +807,39 @@ class _Probes:
         return G, operator @ G
 
     def _extend(self) -> bool:
-        """Grow the subspace by a few Krylov vectors; False when none are left."""
+        """Grow the Krylov space by a few vectors; False when none are left."""
         space = self.space
-        everyone = torch.ones(self.operator.members, dtype=torch.bool, device="cpu")
         for _ in range(_BLOCK):
             if space.d == self.operator.k:
                 return False
-            if space.d == 0:
-                U, _, _ = space.direction(space.random(everyone))
-            else:
-                U, _, noise = space.direction(space.AW[:, -1])
-                if bool(noise.any()):
-                    V, _, _ = space.direction(space.random(noise))
-                    U = torch.where(noise.to(U.device)[:, None], V, U)
-            space.append(U)
+            s, _, lost = space.direction(_last(space))
+            if bool(lost.any()):
+                s = space.start(s, lost, space.random(lost))
+            space.extend(s)
         return True
 
     def _samples(self, G: Tensor, AG: Tensor) -> Tensor:
         """What each probe says of the complement of W: (members, entries, count)."""
-        W, AW = self.space.W, self.space.AW
-        inside = W @ G
-        AG_out = AG - AW.mT @ inside
-        AG_out = AG_out - W.mT @ (W @ AG_out)
-        # (I - W Wᵀ) A (I - W Wᵀ), entry by entry on the side of G.
+        d, V = self.space.d, self.space.V
+        inside, image = V[:, :d] @ G, V[:, :d] @ AG
+        # (I - WᵀW) A (I - WᵀW), entry by entry on the side of G.
+        coefficients = torch.cat(
+            [image, self.operator.place(self.space.H[:, d:]) @ inside], 1
+        )
+        AG_out = AG - V.mT @ coefficients
         if not self.whole:
             return (G * AG_out).cpu().double()
-        return ((G - W.mT @ inside) * AG_out).sum(1, keepdim=True).cpu().double()
+        G_out = G - V[:, :d].mT @ inside
+        return (G_out * AG_out).sum(1, keepdim=True).cpu().double()
 
     def _known(self) -> Tensor:
         """The part of the result that W accounts for, (members, entries)."""
-        T, W, AW = self.space.T, self.space.W, self.space.AW
+        d, V, H = self.space.d, self.space.V, self.space.H.clone()
         if self.whole:
-            return T.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
-        # A − P A P = AW Wᵀ + W (AW)ᵀ − W T Wᵀ
-        WT = self.operator.place(T) @ W
-        return (2 * W * AW - W * WT).cpu().double().sum(1)
+            return self.space.T.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+        # A − P A P = A WᵀW + WᵀW A − WᵀT W
+        H[:, d:] *= 2
+        return (V[:, :d] * (self.operator.place(H.mT) @ V)).cpu().double().sum(1)
 
     def _look(self, blocks: list[tuple[Tensor, Tensor]], more: bool = False) -> int:
         """Update the estimate; return how many more probes it is likely to need."""
@@ -910,21 +915,6 @@ def soft_rank(
         raise ValueError(
             f"need steps ≥ 1 and max_products ≥ 2, got {steps} and {max_products}"
         )
-    ridges = _ridges(operator, ridge)
-    steps = min(steps, operator.k)
-    if isinstance(A, Tensor) or operator.k <= min(_FIRST_PROBES * steps, max_products):
-        values = _counts(_spectrum(operator), ridges).sum(-1)
-        error, met = torch.zeros_like(values), torch.ones_like(values, dtype=torch.bool)
-    else:
-        values, error, met = _soft_rank(
-            operator, ridges, tol, steps, max_products, seed
-        )
-    remedy = "allow more products or steps"
-    return _told(operator, values, error, met, tol, remedy, stacklevel=3)
-
-
-def _ridges(operator: _Operator, ridge: float | Tensor) -> Tensor:
-    """A positive ridge for each member, (members, 1)."""
     ridge = torch.as_tensor(ridge, **_CPU)
     if not bool(((ridge > 0) & ridge.isfinite()).all()):
         raise ValueError(f"ridge must be positive and finite, got {ridge.tolist()}")
@@ -933,7 +923,13 @@ def _ridges(operator: _Operator, ridge: float | Tensor) -> Tensor:
             f"ridge has shape {tuple(ridge.shape)}, expected one number or one for "
             f"each member, {tuple(operator.lead)}"
         )
-    return ridge.expand(operator.lead).reshape(operator.members, 1)
+    ridge = ridge.expand(operator.lead).reshape(operator.members, 1)
+    steps = min(steps, operator.k)
+    if isinstance(A, Tensor) or operator.k <= min(_FIRST_PROBES * steps, max_products):
+        found = _exactly(_counts(_spectrum(operator), ridge).sum(-1))
+    else:
+        found = _soft_rank(operator, ridge, tol, steps, max_products, seed)
+    return _told(operator, *found, tol)
 
 
 def _counts(values: Tensor, ridge: Tensor) -> Tensor:
@@ -946,9 +942,7 @@ def _spectrum(operator: _Operator) -> Tensor:
     """All eigenvalues, (members, k), of a dense tensor or from k products."""
     A = operator.A
     if not isinstance(A, Tensor):
-        eye = torch.eye(operator.k, dtype=operator.dtype, device=operator.device)
-        blocks = eye.expand(operator.members, -1, -1).split(_BLOCK, -1)
-        A = torch.cat([operator @ block for block in blocks], -1)
+        A = torch.cat([columns for _, columns in _columns(operator)], -1)
         gap = (A - A.mT).abs().amax((-2, -1)).cpu()
         operator.need_symmetry(gap, A.abs().amax((-2, -1)).cpu())
     # one member at a time: in float64 all of them may not fit
@@ -970,8 +964,8 @@ def _soft_rank(
     generator = torch.Generator("cpu").manual_seed(seed)
     found = torch.zeros(2, operator.members, 0, **_CPU)
     while True:
-        q = _on_the_sphere(operator, _BLOCK // 2, generator)
-        T = _tridiagonal(operator, q, steps).unflatten(0, (operator.members, -1))
+        T = _lanczos(operator, _BLOCK // 2, steps, generator)
+        T = T.unflatten(0, (operator.members, -1))
         parts = []
         for size in (steps, max(1, steps // 2)):
             nodes, Y = torch.linalg.eigh(T[..., :size, :size])
@@ -1013,8 +1007,7 @@ def spectral_density(
         raise ValueError(f"need probes ≥ 1 and steps ≥ 1, got {probes} and {steps}")
     steps = min(steps, operator.k)
     generator = torch.Generator("cpu").manual_seed(seed)
-    q = _on_the_sphere(operator, probes, generator)
-    nodes, Y = torch.linalg.eigh(_tridiagonal(operator, q, steps))
+    nodes, Y = torch.linalg.eigh(_lanczos(operator, probes, steps, generator))
     weights = Y[:, 0].square() / probes
     m = operator.members
     products = torch.full((m,), operator.products, device="cpu")
@@ -1026,44 +1019,26 @@ def spectral_density(
     )
 
 
-def _on_the_sphere(
-    operator: _Operator, probes: int, generator: torch.Generator
+def _lanczos(
+    operator: _Operator, probes: int, steps: int, generator: torch.Generator
 ) -> Tensor:
-    """Random unit vectors, (probes, k)."""
-    draws = torch.randn(probes, operator.k, generator=generator, **_CPU)
-    return operator.place(draws / draws.norm(dim=-1, keepdim=True))
-
-
-def _tridiagonal(operator: _Operator, q: Tensor, steps: int) -> Tensor:
-    """Lanczos from unit vectors q, (probes, k): T, (members · probes, steps, steps)."""
-    m, (probes, k) = operator.members, q.shape
-    # One basis per pair of member and probe.
-    q = q.expand(m, probes, k).reshape(m * probes, k)
-    basis = q.new_zeros(m * probes, steps, k)
-    alpha, beta = torch.zeros(2, m * probes, steps, **_CPU).unbind()
-    longest = torch.zeros(m * probes, **_CPU)
-    alive = torch.ones(m * probes, dtype=torch.bool, device="cpu")
-    for j in progress(range(steps), "spectral density"):
-        basis[:, j] = q
-        V = q.reshape(m, probes, k).mT
-        u = operator.product(V).mT.reshape(m * probes, k)
-        size, W = _norm(u), basis[:, : j + 1]
-        inside = _inner(W, u)
-        u = u - (inside[:, None] @ W)[:, 0]
-        u = u - (_inner(W, u)[:, None] @ W)[:, 0]
-        length = _norm(u)
-        size, along, norm = _to_cpu(size, inside[:, -2:], length)
-        operator.need_finite(size)
-        longest = torch.maximum(longest, size)
-        alpha[:, j] = along[:, -1]
-        # u·Av = v·Au for the two latest vectors: A q_{j-1} ended in beta q_j.
-        if j:
-            gap = (along[:, -2] - beta[:, j - 1]).abs() * alive
-            operator.need_symmetry(gap, longest)
+    """T, (members · probes, steps, steps), of Lanczos from random directions."""
+    space = _Krylov(operator, probes=probes)
+    q = torch.randn(probes, operator.k, generator=generator, **_CPU)
+    q = operator.place(q / q.norm(dim=-1, keepdim=True))
+    every = torch.ones(space.chains, dtype=torch.bool, device="cpu")
+    s = torch.zeros(space.chains, 1, **_CPU)
+    s = space.start(s, every, q.repeat(operator.members, 1))
+    for _ in progress(range(steps), "spectral density"):
+        space.extend(s)
+        s, _, lost = space.direction(_last(space))
         # A probe whose Krylov space is exhausted is complete: it stays where it is.
-        alive = alive & (norm > _ROUNDING * operator.eps * longest)
-        keep = alive.to(u.device)[:, None]
-        q = torch.where(keep, u / length.clamp_min(1e-30)[:, None], 0)
-        beta[:, j] = torch.where(alive, norm, 0)
-    off = torch.diag_embed(beta[:, :-1], offset=1)
-    return torch.diag_embed(alpha) + off + off.mT
+        s = torch.where(lost[:, None], 0, s)
+    return space.T
+
+
+def _last(space: _Krylov) -> Tensor:
+    """The coefficients of W's latest vector, (chains, d)."""
+    c = torch.zeros(space.chains, space.d, **_CPU)
+    c[:, -1:] = 1
+    return c

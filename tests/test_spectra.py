@@ -186,6 +186,17 @@ def test_float32_keeps_six_digits_of_the_norm():
     assert error < 4e-6 * spectrum.max()
 
 
+def test_residuals_in_float32_are_those_of_the_vectors():
+    spectrum = network_like(200_000)
+    A = Operator(spectrum.float(), diagonal=True)
+    found = eigenvalues(A, 5, tol=1e-5, eigenvectors=True)
+    X = found.vectors.double()
+    gap = (X.mT @ X - torch.eye(5, dtype=torch.float64)).abs().max()
+    residual = (spectrum[:, None] * X - X * found.values).norm(dim=0)
+    assert gap < 1e-6
+    assert (residual < found.residuals + 4e-7 * spectrum.max()).all()
+
+
 def test_a_member_has_the_same_result_in_any_company():
     generator = torch.Generator().manual_seed(0)
     easy, hard = outliers(1, 80, generator), torch.linspace(0, 1, 80).double()[None]
