@@ -24,7 +24,7 @@ def judged(text, toys, session):
 @pytest.fixture
 def graded(toys, confined):
     def run(text):
-        session = Session(Limits(cell=3, test=2, added=6))
+        session = Session(Limits(cell=2, test=1, added=3))
         try:
             return judged(text, toys, session)
         finally:
@@ -192,7 +192,7 @@ def test_harm_in_one_task_leaves_the_others_their_points(graded, harm):
 
 def test_a_long_experiment_of_ones_own_costs_nothing(graded):
     def change(book):
-        for number in range(4):
+        for number in range(3):
             book["cells"].insert(3, toy.code("while True: pass", f"long-{number}"))
 
     found = graded(toy.submission(change=change))
