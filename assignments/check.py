@@ -4,6 +4,7 @@ It reads, fits and runs the notebook as the grader does, with the tests that the
 can see, and says what the grader would remark. Nothing is confined: it is their code.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -43,12 +44,9 @@ def main(arguments=None):
         print(f"The file is {error}.")
         return 1
     print("Running your notebook as the grader does, which may take a minute ...")
-    session = Session(Limits(), confined=False)
-    try:
-        found = collect.Found(name, file.name, cells=cells)
+    found = collect.Found(name, file.name, cells=cells)
+    with contextlib.closing(Session(Limits(), confined=False)) as session:
         grade = judge("", assignment, found, session)
-    finally:
-        session.close()
     wrong = [grade.reason] if grade.reason else []
     wrong += [f"{n} may not be there when this is graded." for n in strangers(cells)]
     for outcome in grade.outcomes:

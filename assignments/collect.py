@@ -7,6 +7,7 @@ the text of notebooks are whatever somebody made them.
 import ast
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import stat
 import time
 import unicodedata
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,18 +79,15 @@ def students(folder):
     Moodle and Canvas pack submissions.
     """
     found = {}
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda e: os.fsencode(e.name)):
-            name = shown(entry.name)
-            path = Path(entry.path)
-            if entry.name in IGNORED:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                found.setdefault(MOODLE.sub("", name), []).append(path)
-            elif of := CANVAS.fullmatch(name):
-                found.setdefault(f"{of[1]}_{of[2]}", []).append(path)
-            elif entry.is_symlink() or _is_named(entry.name) or _is_zip(entry.name):
-                found.setdefault(name, []).append(path)
+    for name in sorted(filter(_counts, os.listdir(folder)), key=os.fsencode):
+        path, student = Path(folder, name), shown(name)
+        if path.is_dir() and not path.is_symlink():
+            student = MOODLE.sub("", student)
+        elif of := CANVAS.fullmatch(student):
+            student = f"{of[1]}_{of[2]}"
+        elif not (path.is_symlink() or _is_named(name) or _is_zip(name)):
+            continue  # a table of the instructor's
+        found.setdefault(student, []).append(path)
     return found
 
 
@@ -109,23 +108,12 @@ def collect(paths, assignments):
         else:
             looks.append("The notebook is in no student's folder.")
     named = [f for f in files if _is_named(f.name)]
-    versions, others = {}, []
-    for file in named or files:
-        found, content = Found(file=shown(file.name), time=file.time), b""
-        try:
-            content = file.read()
-            found.cells = cells(content)
-        except (ValueError, OSError, zipfile.BadZipFile, RuntimeError) as error:
-            found.readable = False
-            found.looks.append(f"The file is {clean(error)}.")
-        if not named and not found.readable:
-            continue  # a file of another kind
-        found.assignment = _belongs(found, assignments)
-        found.copied = file.copied
-        if found.assignment:
+    versions = {}
+    for found in map(_read, named or files):
+        if named or found.readable:  # or else it is a file of another kind
+            found.assignment = _belongs(found, assignments)
             versions.setdefault(found.assignment, []).append(found)
-        else:
-            others.append(found)
+    others = versions.pop("", [])
     chosen = [_choose(assignments[n], theirs) for n, theirs in versions.items()]
     beside = [shown(f.name) for f in files if not _is_named(f.name)][:50]
     for found in chosen:
@@ -154,6 +142,16 @@ def quiz(content):
     return {str(int(n)): bool(a["right"]) for n, a in list(answers.items())[:50]}
 
 
+def _read(file):
+    found = Found(file=shown(file.name), time=file.time, copied=file.copied)
+    try:
+        found.cells = cells(file.read())
+    except (ValueError, OSError, zipfile.BadZipFile, RuntimeError) as error:
+        found.readable = False
+        found.looks.append(f"The file is {clean(error)}.")
+    return found
+
+
 # -- files
 
 
@@ -165,37 +163,40 @@ def _is_zip(name):
     return name.casefold().endswith(".zip")
 
 
+def _counts(name):
+    return name not in IGNORED and not name.startswith("._")
+
+
 def _files(home, looks):
     """All files below a folder, those in archives too."""
-    found, waiting = [], [(home, 0)]
-    copied = (home / ".git").exists()
-    while waiting:
-        folder, depth = waiting.pop()
-        try:
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda e: os.fsencode(e.name))
-        except OSError as error:
-            looks.append(f"A folder cannot be read: {clean(error.strerror)}.")
-            continue
-        for entry in entries:
-            relative = os.path.relpath(entry.path, home)
-            if entry.name in IGNORED or entry.name.startswith("._"):
-                copied = copied or entry.name == ".git"
-            elif entry.is_dir(follow_symlinks=False):
-                if _is_named(entry.name) and depth < 1:
+    found, copied = [], False
+
+    def unread(error):
+        looks.append(f"A folder cannot be read: {clean(error.strerror)}.")
+
+    for folder, folders, names in os.walk(home, onerror=unread):
+        inside = os.path.relpath(folder, home)
+        copied = copied or ".git" in (*folders, *names)
+        folders[:] = sorted(filter(_counts, folders), key=os.fsencode)
+        for name in (*folders, *sorted(filter(_counts, names), key=os.fsencode)):
+            path, relative = Path(folder, name), os.path.normpath(f"{inside}/{name}")
+            try:
+                mode = path.lstat().st_mode
+            except OSError:
+                continue
+            if stat.S_ISREG(mode):
+                found += _opened(_file(path, relative), looks)
+            elif stat.S_ISDIR(mode):
+                if _is_named(name) and inside == ".":
                     looks.append(f"{shown(relative)} is a folder.")
-                if depth < DEEPEST:
-                    waiting.append((entry.path, depth + 1))
-            elif not entry.is_file(follow_symlinks=False):
-                if _is_named(entry.name) or _is_zip(entry.name):
-                    what = "link" if entry.is_symlink() else "pipe or a device"
-                    looks.append(f"{shown(relative)} is a {what}, which is not read.")
-            else:
-                found += _opened(_file(Path(entry.path), relative), looks)
-            if len(found) > MOST_FILES:
-                looks.append(f"There are more than {MOST_FILES} files.")
-                waiting = []
-                break
+            elif _is_named(name) or _is_zip(name):
+                what = "link" if stat.S_ISLNK(mode) else "pipe or a device"
+                looks.append(f"{shown(relative)} is a {what}, which is not read.")
+        if len(found) > MOST_FILES:
+            looks.append(f"There are more than {MOST_FILES} files.")
+            break
+        if inside.count("/") > DEEPEST:
+            folders.clear()
     for file in found:
         file.copied = copied
     return found
@@ -231,10 +232,7 @@ def _opened(file, looks):
     try:
         archive = zipfile.ZipFile(io.BytesIO(file.read()))
         for info in archive.infolist()[:MOST_FILES]:
-            parts = info.filename.split("/")
-            if IGNORED.intersection(parts) or parts[-1].startswith("._"):
-                continue
-            if info.is_dir() or not parts[-1]:
+            if info.is_dir() or not all(map(_counts, info.filename.split("/"))):
                 continue
             changed = time.mktime((*info.date_time, 0, 0, -1))
 
@@ -255,19 +253,17 @@ def _belongs(found, assignments):
     """The assignment that a notebook is for: its cells decide, then its name."""
     ids = {i for _, _, of_cell in found.cells for i in of_cell}
     texts = {_squeezed(source) for _, source, _ in found.cells}
-    everywhere = {}
-    for a in assignments.values():
-        for i in {c.id for c in a.cells} | set(a.texts):
-            everywhere[i] = everywhere.get(i, 0) + 1
+    marks = {
+        name: {c.id for c in a.cells} | {f"cell {i}" for i in a.texts}
+        for name, a in assignments.items()
+    }
+    shared = Counter(itertools.chain.from_iterable(marks.values()))
     scores = {}
     for name, a in assignments.items():
-        own = {c.id for c in a.cells} | {f"cell {i}" for i in a.texts}
-        score = sum(everywhere[i.removeprefix("cell ")] == 1 for i in own & ids)
-        wanted = [_squeezed(c.released) for c in a.cells if c.kind == "solution"]
-        wanted += [_squeezed(text) for text in a.texts.values()]
-        score += sum(text in texts for text in wanted)
-        scores[name] = score
-    if scores and max(scores.values()) > 0:
+        wanted = [c.released for c in a.cells if c.kind == "solution"]
+        score = sum(_squeezed(text) in texts for text in (*wanted, *a.texts.values()))
+        scores[name] = score + sum(shared[i] == 1 for i in marks[name] & ids)
+    if any(scores.values()):
         return max(scores, key=scores.get)
     path = unicodedata.normalize("NFKC", found.file).casefold()
     *folders, stem = re.sub(r"[\s-]+", "_", path).split("/")

@@ -38,12 +38,12 @@ def in_processes(jobs, work, workers, tell=None):
 
     Args:
         jobs: dict from a key to an argument.
-        work: function of one argument; gives what JSON can hold.
+        work: function of one argument; gives what JSON can hold and is no string.
         workers: how many at a time.
         tell: called with the key and the result of each job as it ends.
 
     Returns:
-        A dict from key to result; where the process ended without one, to a sentence.
+        A dict from key to result; where there is none, to a sentence that says why.
     """
     waiting, running, results = [(key, 1) for key in jobs], {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,14 @@ def _child(work, argument, path):
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(SECONDS)
-        write(path, work(argument))
+        try:
+            result = work(argument)
+        except Exception as error:
+            # A fault of ours, or an attack nobody thought of: never a reason to end.
+            traceback.print_exc()
+            reason = f"Its grading failed with {type(error).__name__}: {error}"
+            result = collect.clean(reason)[:2000]
+        write(path, result)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -121,18 +128,14 @@ class Course:
 
     def collected(self, paths):
         """What one student handed in, as JSON."""
-        try:
-            return [vars(f) for f in collect.collect(paths, self.assignments)]
-        except Exception as error:  # a fault of ours: never a reason to end
-            reason = f"Reading it failed with {type(error).__name__}: {error}"
-            return [vars(collect.Found(looks=[reason[:2000]], readable=False))]
+        return [vars(found) for found in collect.collect(paths, self.assignments)]
 
     def job(self, student, found, record):
         """What is to be graded, or None where the record of an earlier run holds.
 
         Its ``content`` and ``rules`` are digests of what it came from.
         """
-        assignment, options = self.assignments.get(found["assignment"]), self.options
+        assignment, options = self.assignments.get(found.assignment), self.options
         rules = [self.code, assignment and assignment.digest, options.variants]
         same = record.get("content") == _content(student, found)
         again = options.student == student and not options.task
@@ -142,7 +145,7 @@ class Course:
                 if t.id.removeprefix("test-") == task.removeprefix("test-"):
                     return student, found, t.id if same else None, _digest(rules)
         if same and not again and record["rules"] == _digest(rules):
-            record["grade"]["time"] = found["time"]
+            record["grade"]["time"] = found.time
             return None
         return student, found, None, _digest(rules)
 
@@ -157,28 +160,19 @@ class Course:
 
     def failed(self, student, found, reason):
         """The grade, as JSON, of a submission whose process ended."""
-        assignment = self.assignments.get(found["assignment"])
-        name, file, time = found["assignment"], found["file"], found["time"]
-        lost = nothing(assignment)
-        return asdict(Grade(student, name, file, time, "look", reason, lost))
+        lost = nothing(self.assignments.get(found.assignment))
+        whose = student, found.assignment, found.file, found.time
+        return asdict(Grade(*whose, "look", reason, lost))
 
     def graded(self, job):
         """Grade one submission, as JSON."""
         student, found, only, _ = job
-        assignment = self.assignments.get(found["assignment"])
-        found = collect.Found(**found)
+        assignment = self.assignments.get(found.assignment)
         if self.options.variants and assignment:
             assignment = notebooks.for_student(assignment, student)
-        session = Session(self.limits.get(found.assignment, Limits()))
-        try:
-            grade = judge(student, assignment, found, session, only)
-        except Exception as error:
-            # A fault of ours, or an attack nobody thought of: never a reason to end.
-            reason = f"Grading failed with {type(error).__name__}: {error}"
-            return self.failed(student, vars(found), collect.clean(reason)[:2000])
-        finally:
-            session.close()
-        return asdict(grade)
+        limits = self.limits.get(found.assignment, Limits())
+        with contextlib.closing(Session(limits)) as session:
+            return asdict(judge(student, assignment, found, session, only))
 
     def measured(self, name):
         """How long the model solution takes, and which tasks it loses."""
@@ -187,11 +181,9 @@ class Course:
             ("markdown" if c.kind == "written" else "code", c.source, [c.id])
             for c in assignment.cells
         ]
-        session = Session(Limits(cell=900, test=900, times=0))
-        try:
-            grade = judge("", assignment, collect.Found(name, cells=cells), session)
-        finally:
-            session.close()
+        limits, found = Limits(cell=900, test=900), collect.Found(name, cells=cells)
+        with contextlib.closing(Session(limits)) as session:
+            grade = judge("", assignment, found, session)
         lost = [f"{o.id}: {o.detail}" for o in grade.outcomes if o.detail]
         return {"took": session.took, "lost": lost}
 
@@ -210,14 +202,13 @@ def grade_all(options):
         raise SystemExit(f"another run is grading into {output}") from None
     students = collect.students(options.submissions)
     workers = options.workers or os.cpu_count()
-    found = in_processes(students, course.collected, workers)
-    jobs, records = {}, {}
-    for student, theirs in found.items():
+    jobs, records, quizzes = {}, {}, []
+    for student, theirs in in_processes(students, course.collected, workers).items():
         if isinstance(theirs, str):
-            theirs = [vars(collect.Found(looks=[theirs], readable=False))]
-            found[student] = theirs
-        for one in theirs:
-            key = report.slug(f"{student} {one['assignment']}")
+            theirs = [{"looks": [theirs], "readable": False}]
+        for one in (collect.Found(**fields) for fields in theirs):
+            quizzes.append(one.quizzes)
+            key = report.slug(f"{student} {one.assignment}")
             records[key] = _record(kept / f"{key}.json") or {}
             job = course.job(student, one, records[key])
             if job:
@@ -247,7 +238,6 @@ def grade_all(options):
         by_hand.apply(one)
     gradebook.apply_late(grades, rules)
     report.write(grades, course.assignments, output, by_hand, rules[-1])
-    quizzes = [one["quizzes"] for theirs in found.values() for one in theirs[:1]]
     gradebook.items(grades, quizzes, output)
     gradebook.likeness(grades, course.assignments, output)
     gradebook.exports(grades, course.assignments, options.submissions, output)
@@ -257,7 +247,7 @@ def grade_all(options):
 
 
 def _content(student, found):
-    return _digest([student, found | {"time": 0, "quizzes": {}}])
+    return _digest([student, vars(found) | {"time": 0, "quizzes": {}}])
 
 
 def _digest(content):
@@ -266,7 +256,7 @@ def _digest(content):
 
 def _calibrate(course, jobs, workers):
     """Grade the model solutions of all assignments that are to be graded."""
-    names = {f["assignment"] for _, f, *_ in jobs.values() if f["readable"]}
+    names = {found.assignment for _, found, *_ in jobs.values() if found.readable}
     names = [name for name in course.assignments if name in names]
     if not names:
         return
