@@ -312,7 +312,14 @@ class _Krylov:
         image = (self.H @ c[..., None])[..., 0]
         s = image[:, self.d :]
         length = _norm(s)
-        return s, length, ~(length > _ROUNDING * self.operator.eps * _norm(image))
+        return s, length, ~(length > self._noise(_norm(image)))
+
+    def _noise(self, size: Tensor) -> Tensor:
+        """What rounding leaves of an image of that length, (chains,).
+
+        The image of a null vector is short, but no more accurate than others.
+        """
+        return _ROUNDING * self.operator.eps * torch.maximum(size, self._longest)
 
     def random(self, chosen: Tensor) -> Tensor:
         """A fresh Gaussian vector for each chosen chain, zero for the others."""
@@ -361,7 +368,7 @@ class _Krylov:
         H[:, : d + 1, d] = H[:, d, : d + 1] = (column + known) / 2
         self.d = d + 1
         self._pending = (self._pending - 1).clamp_min(0)
-        new = length > _ROUNDING * self.operator.eps * size
+        new = length > self._noise(size)
         chain, row = self._keep(rest, new)
         self._H[chain, row, d] = length[new]
 

@@ -429,6 +429,20 @@ def test_density_where_the_krylov_space_is_exhausted():
     assert single.moment(1)[0] == 2 and single.moment(1)[1].isnan()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["multiples", "low rank", "zero", "identity"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_beyond_an_exhausted_krylov_space_add_nothing(kind, dtype):
+    """Among others, null vectors: their images are nothing but rounding."""
+    generator = torch.Generator().manual_seed(3)
+    spectra = SPECTRA[kind](3, 60, generator)
+    A = matrices(spectra, generator).to(dtype)
+    result = spectral_density(A, probes=4, steps=60)
+    far = (result.nodes[..., None] - spectra[:, None]).abs().amin(-1) > 1e-5
+    assert float(result.weights[far].sum()) < 1e-5
+    assert soft_rank(Operator(A), 0.1, steps=60).converged.all()
+
+
 class Mps(torch.Tensor):
     """A tensor that refuses float64, as those of a device without it do."""
 
