@@ -114,7 +114,7 @@ def pgd(
         """What the search raises, and whether it has succeeded."""
         inputs = points.unflatten(-1, shape)
         inputs = inputs if decode is None else decode(inputs)
-        logits = net.evaluate(parameters, inputs, members=True, own_inputs=True)
+        logits = net.evaluate(parameters, inputs, own_inputs=True)
         labels = y[:, part]
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         loss, hit = loss.view(labels.shape), logits.argmax(-1) == labels

@@ -462,7 +462,7 @@ def _descend(
         with torch.enable_grad():
             spread = log_sigma.exp()
             w = mean + spread * z.to(start.device)
-            value = loss.value(net.unflatten(w), select(x, index), y[index], True)
+            value = loss.value(net.unflatten(w), select(x, index), y[index])
             # With the best prior variance, the mean square below, the two quadratic
             # terms of KL cancel against k and the logarithms remain.
             square = spread.square() + (mean - prior).square()

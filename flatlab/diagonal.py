@@ -68,7 +68,7 @@ def exact_diagonal(loss: Loss, w: Tensor) -> Tensor | None:
             for start in range(0, len(y), block):
                 some = select((x, y), slice(start, start + block))
                 _add_squares(total, loss, trace, leaves, *some)
-        rows.append(loss.net.flatten(total, members=False) / count)
+        rows.append(loss.net.flatten(total) / count)
     return torch.stack(rows)
 
 
@@ -208,7 +208,7 @@ def _agrees(loss: Loss, w: Tensor, trace: _Trace) -> bool:
     x, _, _ = next(loss.chunks(w, 0))
     few, leaves = select(x, slice(2)), loss.net.leaves(w[0])
     with torch.enable_grad():
-        logits = loss.net.evaluate(leaves, few, members=False)
+        logits = loss.net.evaluate(leaves, few)
     if logits.ndim != 2 or not logits.requires_grad:
         return False
     state = loss.net.state(leaves)

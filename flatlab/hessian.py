@@ -217,7 +217,7 @@ class _Piece:
         """The gradient of the members' summed losses, differentiable."""
         leaves = list(self.leaves.values())
         with self.loss.net.twice_differentiable():
-            value = self.loss.value(self.leaves, self.x, self.y, self.member is None)
+            value = self.loss.value(self.leaves, self.x, self.y)
             value = (value * self.share).sum()
             try:
                 gradient = torch.autograd.grad(

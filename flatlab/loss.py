@@ -380,9 +380,10 @@ class Loss:
         members = len(w) if w.ndim == 2 and at_once else 1
         return max(1, CHUNK_ELEMENTS // (members * self._units))
 
-    def value(self, parameters: Parameters, x: Any, y: Tensor, members: bool) -> Tensor:
+    def value(self, parameters: Parameters, x: Any, y: Tensor) -> Tensor:
         """Mean loss on examples as ``chunks`` gives them, differentiable."""
-        logits = self.net.evaluate(parameters, x, members=members)
+        members = self.net.has_members(parameters)
+        logits = self.net.evaluate(parameters, x)
         value = self.criterion.mean(logits, y, members, members and self.own_labels)
         if logits.requires_grad and not value.requires_grad:
             raise ValueError(
@@ -397,7 +398,7 @@ class Loss:
         """L_S(w), in nats for cross-entropy: (...,) for w of shape (..., k)."""
         parameters, total = self.net.unflatten(w), w.new_zeros(len(w))
         for x, y, share in self.chunks(w):
-            total = total + self.value(parameters, x, y, True) * share
+            total = total + self.value(parameters, x, y) * share
         return total
 
     @_over_members
@@ -411,7 +412,7 @@ class Loss:
         parameters = self.net.unflatten(w)
         right, total = w.new_zeros(len(w)), w.new_zeros(len(w))
         for x, y, _ in self.chunks(w):
-            outputs = self.net.evaluate(parameters, x, members=True)
+            outputs = self.net.evaluate(parameters, x)
             hits, counted = self.criterion.right(outputs, y, self.own_labels)
             right = right + (hits & counted).flatten(1).sum(-1)
             total = total + counted.flatten(1).sum(-1)
@@ -436,7 +437,7 @@ class Loss:
         value, gradient = w.new_zeros(len(w)), torch.zeros_like(w)
         for x, y, share in self.chunks(w):
             with torch.enable_grad():
-                part = self.value(leaves, x, y, True) * share
+                part = self.value(leaves, x, y) * share
             # members do not interact: the gradient of the sum is each one's own
             grads = torch.autograd.grad(
                 part.sum(), list(leaves.values()), materialize_grads=True
@@ -444,5 +445,5 @@ class Loss:
             dense = (g.to_dense() if g.is_sparse else g for g in grads)
             parts = dict(zip(leaves, dense, strict=True))
             value += part.detach()
-            gradient += self.net.flatten(parts, members=True)
+            gradient += self.net.flatten(parts)
         return value, gradient

@@ -177,7 +177,7 @@ class Network:
     def weights(self) -> Tensor:
         """The module's own weights, as a copy of shape (k,)."""
         own = dict(self._source.named_parameters())
-        return self.flatten(own, members=False).detach()
+        return self.flatten(own).detach()
 
     def init(
         self,
@@ -209,7 +209,7 @@ class Network:
                 torch.default_generator.manual_seed(int(seed))
                 for reset in filter(callable, resets):
                     reset()
-                rows.append(self.flatten(trained, members=False))
+                rows.append(self.flatten(trained))
         if not rows:
             raise ValueError("seeds is empty, expected at least one seed")
         left = [name for name, p in trained.items() if p.isnan().any()]
@@ -241,11 +241,15 @@ class Network:
         parts = zip(layout.names, layout.shapes, w.split(self._sizes, -1), strict=True)
         return {name: part.reshape(lead + shape) for name, shape, part in parts}
 
-    def flatten(self, parameters: Mapping[str, Tensor], members: bool) -> Tensor:
-        """Inverse of ``unflatten``; ``members`` says whether there is such an axis."""
+    def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Inverse of ``unflatten``."""
+        lead = parameters[self.layout.names[0]].ndim - len(self.layout.shapes[0])
         parts = (parameters[name] for name in self.layout.names)
-        lead = int(members)
         return torch.cat([p.reshape(*p.shape[:lead], -1) for p in parts], dim=-1)
+
+    def has_members(self, parameters: Parameters) -> bool:
+        """Whether the parameters, as ``unflatten`` gives them, have a leading axis."""
+        return parameters[self.layout.names[0]].ndim > len(self.layout.shapes[0])
 
     def leaves(self, w: Tensor) -> Parameters:
         """``unflatten``, to differentiate by: slices of a leaf cost a backward more."""
@@ -282,30 +286,30 @@ class Network:
         """
         self.check(w)
         if w.ndim == 1:
-            return self.evaluate(self.unflatten(w), x, members=False)
+            return self.evaluate(self.unflatten(w), x)
         parameters = self.unflatten(w.reshape(-1, self.k))
-        return _lead_back(self.evaluate(parameters, x, members=True), w.shape[:-1])
+        return _lead_back(self.evaluate(parameters, x), w.shape[:-1])
 
     def evaluate(
         self,
         parameters: Parameters,
         x: Any,
         *,
-        members: bool,
         own_inputs: bool = False,
         masks: Parameters | None = None,
     ) -> Tensor:
         """Logits from named parameters: the differentiable core of everything else.
 
         Args:
-            parameters: as ``unflatten`` returns them.
+            parameters: as ``unflatten`` returns them, with a leading axis of members
+                or without.
             x: inputs, shared by all members or, with ``own_inputs``, (members, n, ...).
-            members: whether the parameters have a leading axis of members.
             own_inputs: whether every member has inputs of its own.
             masks: dropout masks by name, each (members, n, ...) or (n, ...), as
                 ``dropout_masks`` describes.
         """
         like = next(iter(parameters.values()))
+        members = self.has_members(parameters)
         own_inputs = own_inputs and members
         if not self._examined:
             few = select(x, 0) if own_inputs else x

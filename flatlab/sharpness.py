@@ -437,7 +437,7 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
     total = torch.zeros_like(w[:, 0])
     for x, y, share in loss.chunks(w):
         with loss.net.twice_differentiable():
-            logits = loss.net.evaluate(leaves, x, members=True)
+            logits = loss.net.evaluate(leaves, x)
             free = logits.detach().requires_grad_()
             value = loss.criterion.mean(free, y, True, loss.own_labels).sum()
             (residual,) = torch.autograd.grad(value, free)

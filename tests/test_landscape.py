@@ -137,7 +137,7 @@ def test_eigenvector_planes_curve_as_the_eigenvalues_say():
     x, y, _ = next(iter(loss.chunks(w[0])))
 
     def f(v):
-        return loss.value(loss.net.unflatten(v), x, y, members=False)
+        return loss.value(loss.net.unflatten(v), x, y)
 
     step = 1e-3
     surface = plane(loss, w, "eigenvectors", span=step, points=3)

@@ -185,8 +185,8 @@ def test_the_module_is_left_as_it_was_found(case):
 def test_flatten_inverts_unflatten(case):
     net = Network(case[0])
     w = net.init(range(2))
-    assert torch.equal(net.flatten(net.unflatten(w), members=True), w)
-    assert torch.equal(net.flatten(net.unflatten(w[0]), members=False), w[0])
+    assert torch.equal(net.flatten(net.unflatten(w)), w)
+    assert torch.equal(net.flatten(net.unflatten(w[0])), w[0])
 
 
 def test_same_seed_same_member_whatever_the_ensemble():
@@ -240,7 +240,7 @@ def test_dropout_masks_multiply_the_hidden_units():
     assert (p, shape) == (0.5, (4,))
     w = net.init(range(2))
     mask = torch.zeros(2, 6, 4)
-    out = net.evaluate(net.unflatten(w), x, members=True, masks={name: mask})
+    out = net.evaluate(net.unflatten(w), x, masks={name: mask})
     bias = net.unflatten(w)["4.bias"]
     torch.testing.assert_close(out, bias.unsqueeze(1).expand(2, 6, 3))
 

@@ -452,7 +452,7 @@ def dense_hessian(loss, w):
     x, y, _ = next(iter(loss.chunks(w)))
 
     def f(v):
-        return loss.value(loss.net.unflatten(v), x, y, members=False)
+        return loss.value(loss.net.unflatten(v), x, y)
 
     return torch.autograd.functional.hessian(f, w)
 

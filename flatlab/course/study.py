@@ -373,7 +373,7 @@ def _soft_rank(net: fl.Network, data: fl.Dataset, w: Tensor) -> dict[str, Tensor
 def _slope(net: fl.Network, w: Tensor, x: Tensor) -> Tensor:
     """Mean over examples of the squared Frobenius norm of the logits' Jacobian in x."""
     x = x.to(w.dtype).expand(len(w), *x.shape).clone().requires_grad_()
-    logits = net.evaluate(net.unflatten(w), x, members=True, own_inputs=True)
+    logits = net.evaluate(net.unflatten(w), x, own_inputs=True)
     total = 0.0
     for of_class in logits.unbind(-1):
         (slope,) = torch.autograd.grad(of_class.sum(), x, retain_graph=True)
