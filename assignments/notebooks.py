@@ -48,6 +48,7 @@ NOTE = """## How this is graded
 - Locked cells are graded as they were. Write text into the cell that asks for it.
 - What assistants may do for you is in `AI-POLICY.md`."""
 HIDDEN = "### BEGIN HIDDEN TESTS"
+STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
 # A locked line that gives every student numbers of their own, where that is asked for.
 VARIANT = re.compile(r"^VARIANT = .*$", re.MULTILINE)
 
@@ -110,6 +111,8 @@ def read(name, folder=None):
             cells.append(_cell(meta, cell["id"], source, markdown, tags, heading))
         else:
             texts[cell["id"]] = source
+    if len({cell.id for cell in cells}) < len(cells):
+        raise ValueError(f"{name}: two of its cells have one grade_id")
     texts["note"] = NOTE.format(name=name)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Assignment(name, title, tuple(cells), texts, digest)
@@ -125,19 +128,20 @@ def _cell(meta, own, source, markdown, tags, heading):
     elif points is None:
         kind, released = "ungraded" if "ungraded" in tags else "setup", source
     else:
-        kind, released = "test", source.partition(HIDDEN)[0]
+        kind, released = "test", source.partition(HIDDEN)[0].rstrip()
     return Cell(
         meta["grade_id"], own, kind, source, released, points, tags, names, heading
     )
 
 
 def without_solution(source):
-    """Give the source of a solution cell as students get it."""
-    return re.sub(
+    """Give the source of a solution cell as students get it; without marks, nothing."""
+    released, cuts = re.subn(
         r"(?ms)^([ \t]*)### BEGIN SOLUTION.*?### END SOLUTION",
-        r"\1# YOUR CODE HERE\n\1raise NotImplementedError()",
+        rf"\1{STUB[0]}\n\1{STUB[1]}",
         source,
     )
+    return released if cuts else "\n".join(STUB)
 
 
 def defined(source):

@@ -15,14 +15,6 @@ import zipfile
 from pathlib import Path
 
 import nbformat
-from nbgrader.preprocessors import (
-    CheckCellMetadata,
-    ClearHiddenTests,
-    ClearOutput,
-    ClearSolutions,
-    ComputeChecksums,
-    LockCells,
-)
 
 from assignments import notebooks, report
 
@@ -50,15 +42,6 @@ FLATLAB_CONFINE=container python3 -m assignments.grade /autograder/in --source s
     --output /autograder/out --results /autograder/results/results.json
 test -s /autograder/results/results.json
 """
-# In the order in which nbgrader itself applies them.
-PREPROCESSORS = (
-    LockCells,
-    ClearSolutions,
-    ClearOutput,
-    CheckCellMetadata,
-    ClearHiddenTests,
-    ComputeChecksums,
-)
 # What a student's copy must never say.
 SECRETS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
 
@@ -66,15 +49,21 @@ SECRETS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN T
 def student_copy(name, folder=notebooks.SOURCE, student=None):
     """Give the notebook that students get, with the numbers of one where named."""
     notebook = nbformat.read(Path(folder) / name / f"{name}.ipynb", as_version=4)
-    resources = {}
-    for preprocessor in PREPROCESSORS:
-        notebook, resources = preprocessor().preprocess(notebook, resources)
+    assignment = notebooks.read(name, folder)
+    if student:
+        assignment = notebooks.for_student(assignment, student)
+    known = {cell.own: cell for cell in assignment.cells}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if cell.id in known:
+            cell.source = known[cell.id].released
+            cell.metadata.deletable = False
+            if known[cell.id].kind not in ("solution", "written"):
+                cell.metadata.editable = False
     text = "\n".join(cell.source for cell in notebook.cells)
     if left := [secret for secret in SECRETS if secret in text]:
         raise ValueError(f"{name}: the student's copy still says {', '.join(left)}")
-    if student:
-        for cell in notebook.cells:
-            cell.source = notebooks.variant(cell.source, student)
     note = notebooks.NOTE.format(name=name)
     note = nbformat.v4.new_markdown_cell(note, id="note", metadata={"editable": False})
     notebook.cells.insert(1, note)

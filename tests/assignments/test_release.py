@@ -4,6 +4,7 @@ import zipfile
 
 import nbformat
 import pytest
+import toy
 
 from assignments import notebooks, release
 
@@ -26,6 +27,34 @@ def test_an_assignment_of_ones_own_comes_after_those_of_the_chapters(tmp_path):
     (tmp_path / "notes").mkdir()
     expected = ["memorization", "sam", "ants", "zebras"]
     assert notebooks.names(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    "source, wanted",
+    [
+        (
+            "def f(x):\n    ### BEGIN SOLUTION\n    y = x\n    ### END SOLUTION\n    "
+            "return y",
+            "def f(x):\n    # YOUR CODE HERE\n    raise NotImplementedError()\n    "
+            "return y",
+        ),
+        ("answer = 42", "# YOUR CODE HERE\nraise NotImplementedError()"),
+    ],
+    ids=["with marks", "without"],
+)
+def test_a_solution_is_cut_out(source, wanted):
+    assert notebooks.without_solution(source) == wanted
+
+
+def test_cells_that_nobody_could_tell_apart_are_refused(tmp_path):
+    book = toy.source()
+    for cell in book.cells:
+        if cell.id in ("double", "norm"):
+            cell.metadata.nbgrader.grade_id = "double"
+    (tmp_path / "toy").mkdir()
+    nbformat.write(book, tmp_path / "toy" / "toy.ipynb")
+    with pytest.raises(ValueError, match="one grade_id"):
+        notebooks.read("toy", tmp_path)
 
 
 def test_a_zip_holds_the_notebook_and_the_wheel(released):
