@@ -37,14 +37,9 @@ def wide(w: Tensor) -> Tensor:
 def at_points(loss: Loss, measure: Callable, points: Iterable[Tensor]) -> Any:
     """A measure at several points per member, many evaluated as one ensemble.
 
-    Args:
-        loss: whose data are used.
-        measure: ``loss`` or a method of it: (members, k) to (members, ...) or a tuple
-            of such.
-        points: each (members, k); they may be made one by one.
-
-    Returns:
-        (points, members, ...), or a tuple of such.
+    ``measure`` is ``loss`` or a method of it: (members, k) to (members, ...) or a tuple
+    of such. The points, each (members, k), may be made one by one. Returns
+    (points, members, ...), or a tuple of such.
     """
     found = []
     for group in _groups(points):
@@ -105,16 +100,8 @@ def rises(
     """Rise of a measure under noise, (pairs, members).
 
     Each draw is averaged with its mirror image, which cancels the slope at w exactly:
-    it is pure noise otherwise.
-
-    Args:
-        loss: whose data are used.
-        measure: (members, k) to (members,).
-        w: (members, k).
-        base: (members,) the measure at w.
-        scale: (members, k) or (members, 1) standard deviation of every coordinate.
-        noise: its first ``pairs`` draws are used.
-        pairs: how many.
+    it is pure noise otherwise. ``base``, (members,), is the measure at w; ``scale``,
+    (members, k) or (members, 1), the standard deviation of every coordinate.
     """
     signed = (w + s * scale * noise[i] for i in range(pairs) for s in (1, -1))
     values = at_points(loss, measure, signed)
@@ -125,7 +112,6 @@ def largest_sigma(
     rise_at: Callable[[Tensor], tuple[Tensor, Tensor]],
     target: float,
     start: Tensor,
-    label: str,
     tol: float = 1e-3,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Per member, the largest noise whose mean rise does not exceed a target.
@@ -136,37 +122,34 @@ def largest_sigma(
     noise (infinite where none is too much, 0 where every one is), its standard error,
     and the rise there.
     """
-    infinity = torch.full_like(start, torch.inf)
-    sigma, low, high = start.clone(), torch.zeros_like(start), infinity.clone()
-    rise_low, rise_high = torch.zeros_like(start), infinity.clone()
-    error_low = torch.zeros_like(start)
-    with progress(60, label) as bar:
-        for step in range(60):
-            rise, error = rise_at(sigma)
-            meets = rise <= target  # False for NaN
-            low = torch.where(meets, sigma, low)
-            rise_low = torch.where(meets, rise, rise_low)
-            error_low = torch.where(meets, error, error_low)
-            high = torch.where(meets, high, sigma)
-            rise_high = torch.where(meets, rise_high, rise)
-            bar.update(1)
-            if bool((high <= low * (1 + tol)).all()):
-                break
-            # at small noise the rise grows as sigma squared
-            law = (target / rise.clamp_min(1e-30)).sqrt().nan_to_num(0.0)
-            wider = sigma * (1.1 * law).clamp(1.2, 4)
-            narrower = sigma * (0.9 * law).clamp(1 / 16, 0.8)
-            span = (high / low).log()
-            share = (target / rise_low).log() / (rise_high / rise_low).log()
-            usable = share.isfinite() & (rise_low > 0) & (step % 3 != 2)
-            # a margin around the guess closes the bracket from both sides
-            aim = torch.where(usable, share, 0.5)
-            aim = aim + 0.3 * tol / span * (1 if step % 2 else -1)
-            inside = low * (span * aim.clamp(0.02, 0.98)).exp()
-            done = high <= low * (1 + tol)
-            sigma = torch.where(done, low, inside)
-            sigma = torch.where(high.isinf(), wider, sigma)
-            sigma = torch.where(low == 0, narrower, sigma)
+    sigma = start.clone()
+    # noise, rise and error below the target, noise and rise above it
+    low, rise_low, error_low = below = torch.zeros(3, *start.shape).to(start)
+    high, rise_high = above = torch.full_like(below[:2], torch.inf)
+    for step in progress(range(60), "tolerated noise"):
+        rise, error = rise_at(sigma)
+        meets = rise <= target  # False for NaN
+        low, rise_low, error_low = below = torch.where(
+            meets, torch.stack([sigma, rise, error]), below
+        )
+        high, rise_high = above = torch.where(meets, above, torch.stack([sigma, rise]))
+        done = high <= low * (1 + tol)
+        if bool(done.all()):
+            break
+        # at small noise the rise grows as sigma squared
+        law = (target / rise.clamp_min(1e-30)).sqrt().nan_to_num(0.0)
+        wider = sigma * (1.1 * law).clamp(1.2, 4)
+        narrower = sigma * (0.9 * law).clamp(1 / 16, 0.8)
+        span = (high / low).log()
+        share = (target / rise_low).log() / (rise_high / rise_low).log()
+        usable = share.isfinite() & (rise_low > 0) & (step % 3 != 2)
+        # a margin around the guess closes the bracket from both sides
+        aim = torch.where(usable, share, 0.5)
+        aim = aim + 0.3 * tol / span * (1 if step % 2 else -1)
+        inside = low * (span * aim.clamp(0.02, 0.98)).exp()
+        sigma = torch.where(done, low, inside)
+        sigma = torch.where(high.isinf(), wider, sigma)
+        sigma = torch.where(low == 0, narrower, sigma)
     bracketed = high.isfinite() & (low > 0)
     probe = torch.where(bracketed, 1.05 * low, start)
     slope = (rise_at(probe)[0] - rise_low) / (probe - low)
@@ -182,6 +165,11 @@ def check_samples(samples: int) -> None:
             f"samples is {samples}, expected an even number of at least 4 (they come "
             "in pairs, and one pair has no standard error)"
         )
+
+
+def _check_rise(rise: float) -> None:
+    if not (rise > 0 and math.isfinite(rise)):
+        raise ValueError(f"the rise allowed is {rise}, expected a positive number")
 
 
 def check_same(first: Tensor, second: Tensor) -> None:
@@ -219,16 +207,13 @@ def _tolerated(
     rise: float,
     samples: int,
     seed: int,
-    label: str,
 ) -> Tolerated:
     """Largest sigma whose noise ``scale(sigma)`` keeps the mean rise of a measure.
 
-    It is sought by bisection, with the same draws at every sigma and for all members,
-    in antithetic pairs.
+    The draws are the same at every sigma and for all members, in antithetic pairs.
     """
     check_samples(samples)
-    if not (rise > 0 and math.isfinite(rise)):
-        raise ValueError(f"the rise allowed is {rise}, expected a positive number")
+    _check_rise(rise)
     noise, base, pairs = Noise(w, seed), measure(w), samples // 2
     check_same(base, measure(w))
     start = torch.full_like(w[:, 0], 0.1)
@@ -239,7 +224,7 @@ def _tolerated(
         drawn = rises(loss, measure, w, base, scale(sigma), noise, pairs)
         return drawn.mean(0), drawn.std(0) / math.sqrt(pairs)
 
-    found = largest_sigma(rise_at, rise, start, label)
+    found = largest_sigma(rise_at, rise, start)
     sigma, error, at_sigma = (t.where(base.isfinite(), torch.nan) for t in found)
     return Tolerated(sigma, sigma, error, at_sigma)
 
@@ -270,18 +255,11 @@ def tolerated_noise(
         seed: of the draws.
     """
     w = wide(w)
-    size = w.abs() if relative else torch.ones_like(w)
-    return _tolerated(
-        loss,
-        loss,
-        w,
-        lambda sigma: sigma[:, None] * size,
-        relative,
-        rise,
-        samples,
-        seed,
-        "tolerated noise",
-    )
+
+    def scale(sigma: Tensor) -> Tensor:
+        return sigma[:, None] * (w.abs() if relative else 1)
+
+    return _tolerated(loss, loss, w, scale, relative, rise, samples, seed)
 
 
 @over_members
@@ -324,20 +302,10 @@ def pac_bayes_sharpness(
 
     def scale(sigma: Tensor) -> Tensor:
         if not magnitude_aware:
-            return sigma[:, None].expand(w.shape)
+            return sigma[:, None]
         return ((sigma[:, None] * w).square() + floor**2).sqrt()
 
-    found = _tolerated(
-        loss,
-        value,
-        w,
-        scale,
-        magnitude_aware,
-        deviation,
-        samples,
-        seed,
-        "PAC-Bayes sharpness",
-    )
+    found = _tolerated(loss, value, w, scale, magnitude_aware, deviation, samples, seed)
     return replace(found, values=found.sigma**-2)
 
 
@@ -406,8 +374,7 @@ def bits_per_weight(loss: Loss, w: Tensor, rise: float = 0.1) -> Precision:
     Reference: Hochreiter and Schmidhuber (1997), Flat minima; Rissanen (1978), Modeling
     by shortest data description.
     """
-    if not (rise > 0 and math.isfinite(rise)):
-        raise ValueError(f"the rise allowed is {rise}, expected a positive number")
+    _check_rise(rise)
     w = wide(w)
     layout, base = loss.net.layout, loss(w)
     found = torch.zeros(len(w), dtype=torch.int64, device=w.device)

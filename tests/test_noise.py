@@ -295,9 +295,7 @@ def test_the_largest_sigma_inverts_a_known_rise(power):
         return slope * sigma**power, 0.01 * slope * sigma**power
 
     calls = []
-    sigma, error, rise = noise.largest_sigma(
-        rise_at, 0.1, torch.full_like(slope, 0.3), "test"
-    )
+    sigma, error, rise = noise.largest_sigma(rise_at, 0.1, torch.full_like(slope, 0.3))
     expected = (0.1 / slope) ** (1 / power)
     torch.testing.assert_close(sigma, expected, rtol=1e-3, atol=0)
     assert (sigma <= expected * (1 + 1e-9)).all()
@@ -314,7 +312,7 @@ def test_noise_without_effect_is_tolerated_without_end():
     def rise_at(sigma):
         return torch.where(kinds == 1, sigma**2, kinds), torch.zeros(3)
 
-    sigma, error, _ = noise.largest_sigma(rise_at, 0.25, start, "test")
+    sigma, error, _ = noise.largest_sigma(rise_at, 0.25, start)
     assert sigma[0] == torch.inf
     assert sigma[1].item() == pytest.approx(0.5, rel=1e-3)
     assert sigma[2] == 0  # a loss that is not a number is no loss to accept
@@ -326,6 +324,6 @@ def test_a_step_of_the_rise_is_found_from_below():
         return (sigma > 0.37).double(), torch.zeros_like(sigma)
 
     start = torch.tensor([1e-4, 0.2, 50.0], dtype=torch.float64)
-    sigma, _, rise = noise.largest_sigma(rise_at, 0.1, start, "test")
+    sigma, _, rise = noise.largest_sigma(rise_at, 0.1, start)
     assert (rise == 0).all()
     assert ((sigma <= 0.37) & (sigma > 0.369)).all()
