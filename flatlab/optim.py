@@ -89,12 +89,6 @@ class SAM(Optimizer):
     # refuses; otherwise the scaled gradient of the second pass would go unnoticed
     _step_supports_amp_scaling = True
 
-    base: Optimizer
-    neighbourhood: Neighbourhood
-    module: nn.Module | None
-    when: tuple[float, float]
-    skipped: int
-
     def __init__(
         self,
         base_optimizer: Optimizer,
@@ -115,17 +109,11 @@ class SAM(Optimizer):
         check_set(neighbourhood)
         if not 0 <= when[0] < when[1]:
             raise ValueError(f"when is {when}, expected two steps, 0 <= first < end")
+        self.base, self.neighbourhood = base_optimizer, neighbourhood
+        self.module, self.when = module, when
+        self.skipped, self.defaults = 0, base_optimizer.defaults
         # an optimizer without state of its own is set up like an unpickled one
-        self.__setstate__(
-            {
-                "base": base_optimizer,
-                "neighbourhood": neighbourhood,
-                "module": module,
-                "when": when,
-                "skipped": 0,
-                "defaults": base_optimizer.defaults,
-            }
-        )
+        self.__setstate__(self.__getstate__())
         self._parameters()
 
     def __setstate__(self, state: dict) -> None:
@@ -166,12 +154,10 @@ class SAM(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""
         if not set_to_none:
-            super().zero_grad(set_to_none=False)
-            return
+            return super().zero_grad(set_to_none=False)
         # closures call this twice in a step, and torch's own takes as long as a layer
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad = None
+        for p in self._all():
+            p.grad = None
 
     # --------------------------------------------------------------------- stepping
 
@@ -235,7 +221,7 @@ class SAM(Optimizer):
         closures = _callables(closure)
         share, parameters = 1 / len(closures), self._parameters()
         average: list[Tensor | None] = [None] * len(parameters)
-        losses, climbs, finite = [], self._climbs(), True
+        losses, climbs, finite = [], self._climbs(), False
         for compute in closures:
             loss, finite = self._two_passes(parameters, compute, climbs)
             losses.append(loss)
@@ -323,17 +309,15 @@ class SAM(Optimizer):
 
     # -------------------------------------------------------------------- structure
 
+    def _all(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
     def _parameters(self) -> list[Tensor]:
         """The trained parameters, with their layout up to date."""
-        parameters = [
-            p for group in self.param_groups for p in group["params"] if p.requires_grad
-        ]
+        parameters = [p for p in self._all() if p.requires_grad]
         if not parameters:
             raise ValueError("no parameter of the optimizer has requires_grad=True")
-        same = len(parameters) == len(self._laid_out) and all(
-            p is q for p, q in zip(parameters, self._laid_out, strict=True)
-        )
-        if not same:
+        if [*map(id, parameters)] != [*map(id, self._laid_out)]:
             _check_parameters(parameters)
             self._layout = Layout.of(self._named(parameters))
             self._laid_out = parameters
