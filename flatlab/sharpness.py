@@ -12,14 +12,7 @@ from flatlab.environment import double
 from flatlab.loss import IGNORED, Loss
 from flatlab.neighbourhoods import Bound, Neighbourhood, check_set, keskar_box
 from flatlab.network import outputs_of, over_members
-from flatlab.noise import (
-    Noise,
-    at_points,
-    check_same,
-    check_samples,
-    rises,
-    wide,
-)
+from flatlab.noise import Noise, at_points, check_same, check_samples, rises, wide
 from flatlab.progress import progress
 
 # A search is over once every step has been cut to this share of the radius.
@@ -133,11 +126,8 @@ def ascend(
         if bool((step < _SMALLEST_STEP).all()):
             break
     best, which = value.max(0)
-    return (
-        best,
-        epsilon[which, torch.arange(len(best), device=best.device)],
-        evaluations,
-    )
+    found = epsilon[which, torch.arange(len(best), device=best.device)]
+    return best, found, evaluations
 
 
 def _starts(gradient: Tensor, around: Bound, restarts: int, seed: int) -> Tensor:
@@ -233,10 +223,17 @@ def worst_case_sharpness(
     Reference: Foret et al. (2021), equation 1; Kwon et al. (2021), equation 4, for
     the adaptive neighbourhoods.
     """
+    w, around = _around(neighbourhood, loss, w)
+    return _search(loss, w, around, None, steps, restarts, seed)
+
+
+def _around(
+    neighbourhood: Neighbourhood, loss: Loss, w: Tensor
+) -> tuple[Tensor, Bound]:
+    """The weights that are measured, and the set around them."""
     check_set(neighbourhood)
     w = wide(w)
-    around = neighbourhood.at(w, loss.net.layout_on(w.device))
-    return _search(loss, w, around, None, steps, restarts, seed)
+    return w, neighbourhood.at(w, loss.net.layout_on(w.device))
 
 
 @over_members
@@ -267,25 +264,19 @@ def average_sharpness(
         samples: evaluations of the loss for each member, an even number of at least 4.
         seed: of the draws.
     """
-    check_set(neighbourhood)
     check_samples(samples)
-    w, pairs = wide(w), samples // 2
-    around = neighbourhood.at(w, loss.net.layout_on(w.device))
-    exact, base = _exact(loss, w), loss(w)
+    (w, around), pairs = _around(neighbourhood, loss, w), samples // 2
+    base = loss(w)
     check_same(base, loss(w))
-    exact = base if exact is None else exact
-    rounding = (base - exact).abs().to(w)  # float32 minus float64 is in float64
+    exact = double(w)  # where the device knows float64
+    rounding = torch.zeros_like(base)
+    if exact.dtype != w.dtype:
+        rounding = (base - loss(exact)).abs().to(w)
     sigma = around.sigma.to(w)
     drawn = rises(loss, loss, w, base, sigma * around.t, Noise(w, seed), pairs)
     error = drawn.std(0) / math.sqrt(pairs)
     sigma = sigma[:, 0].expand(len(w))
     return Average(drawn.mean(0), error.hypot(rounding), sigma, samples)
-
-
-def _exact(loss: Loss, w: Tensor) -> Tensor | None:
-    """L_S(w) in float64, where w is not in it and the device knows it."""
-    exact = double(w)
-    return None if exact.dtype == w.dtype else loss(exact)
 
 
 @over_members
@@ -512,13 +503,8 @@ def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
 
     handle = target.register_forward_hook(shift)
     module.requires_grad_(False)
-    # columns B with B Bᵀ = W Wᵀ: as many products as the layer has rows, or fewer
-    weight = target.get_parameter("weight").detach()
-    if weight.shape[0] < weight.shape[1]:
-        values, vectors = torch.linalg.eigh(weight @ weight.mT)
-        columns = vectors * values.clamp_min(0).sqrt()
-    else:
-        columns = weight
+    # rows with Rᵀ R = W Wᵀ: as many products as the layer has outputs, or fewer
+    R = torch.linalg.qr(target.get_parameter("weight").detach().mT, mode="r").R
     total = w.new_zeros(())
     for x, y, share in loss.chunks(w):
         seen.clear()
@@ -529,7 +515,7 @@ def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
             ((features, delta),) = seen
             value = loss.criterion.mean(output, y, members=False) * share
             (slope,) = torch.autograd.grad(value, delta, create_graph=True)
-            for column in columns.mT:
+            for column in R:
                 if not slope.requires_grad:  # a loss that is linear in z
                     break
                 (product,) = torch.autograd.grad(

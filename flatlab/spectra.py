@@ -2,9 +2,9 @@
 
 Everything here works on a dense tensor of shape (..., k, k) or on any object with
 ``@``, ``.shape`` (..., k, k), ``.dtype`` and ``.device``; the leading axes count the
-members of an ensemble. An operator may also offer ``exact_trace()`` and
-``exact_diagonal()``, which return None where they do not apply. Large vectors stay in
-the operator's dtype and place; all else is kept in float64 on the CPU.
+members of an ensemble. An operator may also offer ``exact_diagonal()``, which returns
+None where it does not apply. Large vectors stay in the operator's dtype and place; all
+else is kept in float64 on the CPU.
 """
 
 import math
@@ -202,12 +202,8 @@ class _Operator:
                 stacklevel=2,
             )
 
-    def exact(self, whole: bool) -> Tensor | None:
-        """The trace (``whole``) or diagonal, where it is to be had exactly."""
-        if whole and self.scale is None and not isinstance(self.A, Tensor):
-            trace = getattr(self.A, "exact_trace", lambda: None)()
-            if trace is not None:
-                return torch.as_tensor(trace).reshape(self.members)
+    def exact_diagonal(self) -> Tensor | None:
+        """The diagonal, (members, k), where it is to be had without products."""
         if isinstance(self.A, Tensor):
             diagonal = self.A.diagonal(dim1=-2, dim2=-1)
         else:
@@ -215,9 +211,7 @@ class _Operator:
         if diagonal is None:
             return None
         diagonal = diagonal.reshape(self.members, self.k)
-        if self.scale is not None:
-            diagonal = self.scale.squeeze(-1) ** 2 * diagonal
-        return diagonal.sum(-1) if whole else diagonal
+        return diagonal if self.scale is None else self.scale[..., 0] ** 2 * diagonal
 
     def place(self, values: Tensor) -> Tensor:
         """Values in the operator's dtype and place, which may lack float64."""
@@ -487,8 +481,8 @@ class _Search:
 
     A member either extends the subspace by the residual of its least settled value, or
     is in a run that certifies one end of the spectrum: with τ the last asked value plus
-    its tolerance, the number of eigenvalues of A above τ is that of T = WᵀAW plus that
-    of the Schur complement C = P A P − P A W (T − τ)⁻¹ Wᵀ A P on the complement of W
+    its tolerance, the number of eigenvalues of A above τ is that of T = W A Wᵀ and that
+    of the Schur complement C = P A P − P A Wᵀ (T − τ)⁻¹ W A P on the complement of W
     (Haynsworth). If C had one above τ, the part of the start vector along its
     eigenvector would be at most Π βᵢ / Π (τ − μᵢ) after some Lanczos steps on C with
     Ritz values μ and off-diagonals β. The run stops once that is improbable.
@@ -564,7 +558,7 @@ class _Search:
         # A Wᵀ y − θ Wᵀ y lies outside of W, but for rounding
         outside = _norm((self.space.H[:, d:] @ self.Y).mT)
         self.R_norm = outside.hypot(self.operator.eps * norm)
-        settled = on & (self.R_norm <= self.allowed).all(-1)
+        self.settled = (self.R_norm <= self.allowed).all(-1)
 
         certified = self.done == len(self.signs)
         if final:
@@ -576,7 +570,7 @@ class _Search:
         sign = self._sign()
         beyond = (sign * self.theta > sign * self.shift[:, None]).sum(-1)
         self.start[running & (beyond > self.beyond)] = -1
-        settled = settled & (self.start < 0)
+        settled = on & self.settled & (self.start < 0)
         self._finish(settled & certified, certified)
         fresh = settled & ~certified
         if bool(fresh.any()):
@@ -643,8 +637,7 @@ class _Search:
         self.done[sure] += 1
         self.start[sure] = -1
         certified = self.done == len(self.signs)
-        settled = (self.R_norm <= self.allowed).all(-1)
-        self._finish(sure & certified & settled, certified)
+        self._finish(sure & certified & self.settled, certified)
 
     def _finish(self, members: Tensor, certified: Tensor) -> None:
         """Record the results of ``members``."""
@@ -670,12 +663,12 @@ def trace(
 ) -> Estimate:
     """Trace of a symmetric operator, exact where that is to be had.
 
-    An operator is asked for ``exact_trace()`` (or ``exact_diagonal()``) first; a dense
-    tensor is summed. Elsewhere Hutchinson's estimator, the mean of g·Ag over random
-    signs g, is applied to what a Krylov space W leaves over, tr A = tr WᵀAW + tr P A P,
-    with W as large as pays: it takes out the few large eigenvalues that make the plain
-    estimator noisy. Probes are added until their standard error meets the tolerance, or
-    the unit vectors would be cheaper.
+    An operator is asked for its ``exact_diagonal()`` first; a dense tensor is summed.
+    Elsewhere Hutchinson's estimator, the mean of g·Ag over random signs g, is applied
+    to what a Krylov space W leaves over, tr A = tr WᵀAW + tr P A P, with W as large as
+    pays: it takes out the few large eigenvalues that make the plain estimator noisy.
+    Probes are added until their standard error meets the tolerance, or the unit vectors
+    would be cheaper.
 
     Args:
         A: a dense tensor (..., k, k) or an operator of that shape.
@@ -724,7 +717,7 @@ def _estimate(
         raise ValueError(f"tol must lie between 0 and 1, got {tol}")
     if max_products < 2:
         raise ValueError(f"max_products must be at least 2, got {max_products}")
-    exact = operator.exact(whole)
+    exact = operator.exact_diagonal()
     if exact is None and operator.k > min(_FIRST_PROBES, max_products):
         probes = _Probes(operator, whole, tol, seed)
         label = "trace" if whole else "diagonal"
@@ -736,8 +729,7 @@ def _estimate(
             A[:, rows].diagonal(dim1=-2, dim2=-1) for rows, A in _columns(operator)
         ]
         exact = torch.cat(parts, -1)
-        exact = exact.sum(-1) if whole else exact
-    return _exactly(exact)
+    return _exactly(exact.sum(-1) if whole else exact)
 
 
 def _exactly(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
