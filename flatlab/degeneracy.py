@@ -174,9 +174,7 @@ class _Chains:
         log_chance = log_density - self.log_density + ahead - back
         chance = log_chance.clamp_max(0).exp().nan_to_num(0.0)
         draw = torch.rand(chains, 1, **how).to(self.v)
-        taken = (
-            draw < chance if metropolis else torch.ones_like(chance, dtype=torch.bool)
-        )
+        taken = (draw < chance) | (not metropolis)
         self.v = torch.where(taken[..., None], v, self.v)
         self.slope = torch.where(taken[..., None], slope, self.slope)
         self.loss = torch.where(taken, value, self.loss)
