@@ -38,14 +38,13 @@ PATIENCE = 15  # how much longer than its limit a request may take by the clock,
 LEAST = 20  # which is taken to be as many seconds at least
 TICK = 0.1
 FOLDER = "/home/student"
+HOST = [sys.executable, str(Path(plain.__file__).with_name("host.py"))]
 # Of each machine: its mark, mmap, and what is refused: memfd_create, memfd_secret,
 # shmget, msgget, io_uring_setup.
 CALLS = {
     "x86_64": (0xC000003E, 9, (319, 447, 29, 68, 425)),
     "aarch64": (0xC00000B7, 222, (279, 447, 194, 186, 425)),
 }
-
-
 KNOWN = (ValueError, TypeError, NameError, KeyError, AssertionError, IndexError)
 KNOWN += (NotImplementedError, RuntimeError, ZeroDivisionError, AttributeError)
 KNOWN = {error.__name__: error for error in KNOWN}
@@ -97,14 +96,11 @@ ENVIRONMENT = {
     "FLATLAB_DEVICE": "cpu",
     "LANG": "C.UTF-8",
 }
-
-
 HARMLESS = {k: v for k, v in ENVIRONMENT.items() if k not in ("PATH", "HOME")}
 
 
 def command(filter_file):
     """The command line that runs the host, given the descriptor of the filter."""
-    host = (sys.executable, str(Path(plain.__file__).with_name("host.py")))
     limits = [
         shutil.which("prlimit"),
         f"--as={ADDRESS_SPACE}",
@@ -116,7 +112,7 @@ def command(filter_file):
     ]
     if os.environ.get("FLATLAB_CONFINE") == "container":
         nobody = ("--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
-        return [*limits, shutil.which("setpriv"), *nobody, *host]
+        return [*limits, shutil.which("setpriv"), *nobody, *HOST]
     readable = [sys.base_prefix, sys.prefix, PACKAGE, Path(plain.__file__).parent]
     bound = []
     for path in readable:
@@ -145,7 +141,7 @@ def command(filter_file):
         *(*size, "/tmp", *size, FOLDER),
         *bound,
         *("--chdir", FOLDER, "--remount-ro", "/"),
-        *("--", *host),
+        *("--", *HOST),
     ]
 
 
@@ -191,9 +187,8 @@ class Sandbox:
             os.write(writing, filters)
             os.close(writing)
             handed = [reading]
-        host = [sys.executable, str(Path(plain.__file__).with_name("host.py"))]
         self.process = subprocess.Popen(
-            command(handed[0] if handed else None) if confined else host,
+            command(handed[0] if handed else None) if confined else HOST,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

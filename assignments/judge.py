@@ -90,7 +90,7 @@ def judge(student, assignment, found, session, only=None):
             if only in (None, step.id):
                 outcomes.append(bench.test(cell))
         else:
-            remark, kind = bench.cell(step, cell)
+            remark = bench.cell(step)
             if step.kind == "student":
                 shown.append(["student", step.id, step.source, remark])
             if remark and step.kind == "setup":
@@ -98,13 +98,12 @@ def judge(student, assignment, found, session, only=None):
                     f"The cell {step.id}, which is not the student's, failed: {remark}."
                 )
             elif remark and step.id and not remark.startswith("NotImplementedError"):
-                if kind in ELSEWHERE and found.beside:
-                    remark += "; files beside the notebook are not taken: " + ", ".join(
-                        found.beside[:5]
-                    )
-                (looks if kind in ELSEWHERE else notes).append(
-                    f"The cell {step.id} failed: {remark}."
-                )
+                elsewhere = remark.startswith(ELSEWHERE)
+                if elsewhere and found.beside:
+                    names = ", ".join(found.beside[:5])
+                    remark += f"; files beside the notebook are not taken: {names}"
+                why = f"The cell {step.id} failed: {remark}."
+                (looks if elsewhere else notes).append(why)
     looks += [f"The code {end}." for end in dict.fromkeys(session.ends)]
     return Grade(
         student,
@@ -132,8 +131,8 @@ class Bench:
                 with contextlib.suppress(Exception), silent():
                     exec(cell.source, self.model)
 
-    def cell(self, step, cell):
-        """Run a cell; give what it ran into, and the name of the exception."""
+    def cell(self, step):
+        """Run a cell and give what it ran into."""
         if step.kind == "setup":
             with silent():
                 exec(step.source, self.space)
@@ -144,11 +143,8 @@ class Bench:
             with self.session.step(step.kind, step.id):
                 self.session.run(step.source)
         except Exception as error:
-            kind = type(error).__name__
-            if isinstance(error, StudentError):
-                kind = str(error).partition(":")[0]
-            return told(error), kind
-        return "", ""
+            return told(error)
+        return ""
 
     def test(self, cell):
         """Run a test and give its ``Outcome``."""

@@ -31,7 +31,7 @@ with tempfile.TemporaryDirectory() as home:
 SETUP = """#!/bin/sh
 apt-get update && apt-get install -y python3-pip util-linux
 # A CPU build of PyTorch is enough: install one here, and the image stays small.
-pip install "/autograder/source/{wheel}[course]" ipython nbformat
+pip install "/autograder/source/{wheel}[grade]"
 """
 # Gradescope's containers allow no sandbox of ours: the code runs as nobody there, and
 # the tests belong to root.

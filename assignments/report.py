@@ -133,10 +133,10 @@ class ByHand:
 
     def apply(self, grade):
         """Put what a person gave into a grade, and the grade's answers into rows."""
-        answers = {id: s for kind, id, s, _ in grade.steps if kind == "written"}
-        for id, text in self._codes(grade).items():
-            answers.setdefault(id, text)
-        stale = []
+        answers, stale = {}, []
+        for kind, id, source, _ in grade.steps:
+            task = id if kind == "written" else f"test-{id}"
+            answers[task] = answers.get(task, "") + source
         for o in grade.outcomes:
             names = (grade.student, grade.assignment, o.id)
             key = tuple(map(harmless, names))
@@ -170,13 +170,6 @@ class ByHand:
                 "clear the column 'changed' in manual.csv if they stand."
             )
             grade.reason = grade.reason.strip()
-
-    def _codes(self, grade):
-        found = {}
-        for kind, id, source, _ in grade.steps:
-            if kind == "student" and id:
-                found[f"test-{id}"] = found.get(f"test-{id}", "") + source
-        return found
 
     def save(self):
         """Write the file, with columns and rows of others as they were."""
