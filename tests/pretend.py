@@ -8,13 +8,13 @@ no float64. What makes the host wait for the device is counted in ``waits``.
 
 import copy
 from contextlib import ExitStack
+from functools import partial
 from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
 # may take tensors of two places: copies, and indices on the CPU into a tensor elsewhere
@@ -28,6 +28,16 @@ _ACROSS = {
 # the host learns how large the result is, or what is in it
 _WAITS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal}
 _WAITS |= {aten._unique2, aten.unique_dim, aten.unique_consecutive}
+
+
+def each(change, value):
+    """``change`` of everything in tuples, lists and dicts; PyTorch's trees are slow."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([each(change, part) for part in value])
+    if kind is dict:
+        return {name: each(change, part) for name, part in value.items()}
+    return change(value)
 
 
 class Elsewhere(Tensor):
@@ -90,7 +100,7 @@ class _Places(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name in ("__get__", "device", "get_device_module"):  # no new tensor
             return function(*args, **kwargs or {})
-        args, kwargs = tree_map(_meta, args), tree_map(_meta, kwargs or {})
+        args, kwargs = each(_meta, args), each(_meta, kwargs or {})
         if name in ("tensor", "as_tensor") and not isinstance(args[0], Tensor):
             where = kwargs.pop("device", None)  # made here, then moved
             return function(*args, **kwargs, device="cpu").to(where or "cpu")
@@ -134,7 +144,8 @@ class Device(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        given: list[Tensor] = []
+        inner_args, inner = each(partial(_value, given), (args, kwargs))
         ours = [t for t in given if isinstance(t, Elsewhere)]
         packet, target = function.overloadpacket, kwargs.get("device")
         there = bool(ours) if target is None else target.type == "meta"
@@ -167,17 +178,19 @@ class Device(TorchDispatchMode):
         self.waits += bool(ours and packet in _WAITS) or bool(copied or leaves)
         if packet is aten.repeat_interleave and ours and not kwargs.get("output_size"):
             self.waits += 1
-        inner_args, inner = tree_map(_value, (args, kwargs))
         if target is not None:
             inner["device"] = torch.device("cpu") if there else target
         result = function(*inner_args, **inner)
         first = args[0] if args else None
         if isinstance(first, Elsewhere) and result is first.value:
             return first  # written in place
-        return tree_map(_wrapped, result) if there else result
+        return each(_wrapped, result) if there else result
 
 
-def _value(t):
+def _value(given, t):
+    """What it is on the CPU; notes the tensors."""
+    if isinstance(t, Tensor):
+        given.append(t)
     return t.value if isinstance(t, Elsewhere) else t
 
 
@@ -189,4 +202,4 @@ def to(value, device):
     """A copy of a module, of data, of tensors on a device."""
     if isinstance(value, torch.nn.Module):
         return copy.deepcopy(value).to(device)
-    return tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, value)
+    return each(lambda t: t.to(device) if isinstance(t, Tensor) else t, value)

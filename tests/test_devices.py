@@ -75,7 +75,7 @@ def measures(module, device):
     yield "both ends", lambda: fl.eigenvalues(H2, which="both", max_products=8)
     yield "trace", lambda: (fl.trace(H), fl.trace(H2))
     probed = fl.Hessian(mine, one)
-    yield "trace of probes", lambda: fl.trace(probed, 0.2, scale=one, max_products=40)
+    yield "trace of probes", lambda: fl.trace(probed, 0.2, scale=one, max_products=12)
     yield "diagonal", lambda: fl.diagonal(H)
     yield "density", lambda: fl.spectral_density(H, probes=2, steps=4).moment(1)
     yield "bend", lambda: fl.spectral_density(H, 1, 2).density([0.0, 1.0], 0.5)
@@ -202,15 +202,15 @@ def here(make):
     return {name: parts(call()) for name, call in calls(make, CPU)}
 
 
+# "mps" has no float64, and is the default device too: what says no device lands there
 @pytest.mark.parametrize(
-    "kind, make",
-    [("cuda", dense), ("mps", dense), ("default", dense), ("cuda", convolutional)],
+    "kind, make", [("cuda", dense), ("mps", dense), ("cuda", convolutional)]
 )
 def test_the_whole_api_gives_there_what_it_gives_here(kind, make):
     failed, wanted = [], here(make)
-    with Device("mps" if kind == "mps" else "cuda") as device:
+    with Device(kind) as device:
         for name, call in calls(make, device.home):
-            default = torch.device(device.home) if kind == "default" else nullcontext()
+            default = torch.device(device.home) if kind == "mps" else nullcontext()
             try:
                 with default:
                     found = parts(call())
