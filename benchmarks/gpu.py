@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.func import functional_call, grad, vmap
@@ -20,11 +21,11 @@ from torch.nn import functional as F
 
 from benchmarks.ensembles import BATCH, LR, MOMENTUM, tensor_loop
 from benchmarks.harness import timed
+from flatlab import training
 from flatlab.course.store import provenance, write_json
 from flatlab.data import Dataset
 from flatlab.models import mlp
 from flatlab.network import Network
-from flatlab.training import train
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "gpu"
@@ -49,7 +50,7 @@ def steps() -> list[Step]:
     found = [
         Step("tests", "the public API gives on the card what it gives on the CPU", 1,
              (python, "-m", "pytest", "-q", "tests/test_gpu.py")),
-        Step("members", "256 and 4,096 networks: a loop, torch.func.vmap, ours", 2,
+        Step("members", "256 and 4,096 networks: a loop, vmap, ours and its graph", 2,
              (python, "-m", "benchmarks.gpu", "--members")),
         Step("study", "the study's networks, trained and measured", 12,
              (python, "-m", "flatlab.course.study")),
@@ -124,7 +125,10 @@ def finished(path: Path) -> dict:
 
 
 def members(device: torch.device, sizes=(256, 4096), n=1000, epochs=4) -> dict:
-    """Steps of single networks per second, width 64: a loop, vmap, ours."""
+    """Steps of single networks per second, width 64: a loop, vmap, ours.
+
+    Ours plays steps from a CUDA graph; "ours, plain" launches each operation.
+    """
     generator = torch.Generator("cpu").manual_seed(0)
     x = torch.randn(n, 64, generator=generator).to(device)
     y = torch.randint(10, (n,), generator=generator).to(device)
@@ -151,14 +155,16 @@ def members(device: torch.device, sizes=(256, 4096), n=1000, epochs=4) -> dict:
 
     def ours(count: int) -> None:
         how = {"batch_size": BATCH, "lr": LR, "momentum": MOMENTUM, "record": None}
-        train(net, data, seeds=range(count), epochs=epochs, device=device, **how)
+        how |= {"epochs": epochs, "device": device}
+        training.train(net, data, seeds=range(count), **how)
 
+    def eager(count: int) -> None:
+        with mock.patch.object(training, "Replay", lambda: training.plainly):
+            ours(count)
+
+    ways = {"a loop": loop, "torch.func.vmap": mapped, "ours, plain": eager}
     for count in sizes:
-        for name, work in (
-            ("a loop", loop),
-            ("torch.func.vmap", mapped),
-            ("ours", ours),
-        ):
+        for name, work in (ways | {"ours": ours}).items():
             alone = 1 if name == "a loop" else count  # the time of one says it all
             seconds = min(timed(device, partial(work, alone)) for _ in range(4))
             found[f"{name}, {count} members"] = alone * steps / seconds

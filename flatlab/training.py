@@ -3,17 +3,19 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flatlab.capture import Replay
 from flatlab.environment import check_dtype
 from flatlab.environment import device as default_device
 from flatlab.loss import Loss, place
-from flatlab.neighbourhoods import Neighbourhood
+from flatlab.neighbourhoods import Bound, Neighbourhood
 from flatlab.network import Network, Parameters
 from flatlab.progress import progress
 
@@ -287,6 +289,7 @@ class _Ensemble:
         self.step = 0
         self.values: dict[str, Tensor] = values  # each (members,)
         self.seeds: tuple[int, ...] = seeds
+        self.replays = [Replay(), Replay()]  # of plain steps, of a neighbourhood's
         self._find_common()
 
     def _find_common(self) -> None:
@@ -306,6 +309,7 @@ class _Ensemble:
         self.seeds = tuple(
             s for s, a in zip(self.seeds, alive.tolist(), strict=True) if a
         )
+        self.replays = [Replay(), Replay()]
         self._find_common()
 
     def setting(self, name: str, factor: float = 1.0, ndim: int = 2) -> float | Tensor:
@@ -374,37 +378,56 @@ class _Task:
             for s in m.seeds
         ]
         order = torch.stack(orders).to(device)
-        noisy, drops = m.common["input_noise"] != 0, m.seeds if self.masks else ()
-        dropout = [generator(s, DROPOUT, epoch, device=device) for s in drops]
-        noise = [generator(s, NOISE, epoch, device=device) for s in m.seeds if noisy]
-        labels = self.y[m.index] if self.own_labels else self.y
+        # what is drawn for one example, by whom: noise first, then every mask
+        noisy = m.common["input_noise"] != 0
+        draws = [(torch.randn, NOISE, self.x.shape[1:])] if noisy else []
+        draws += [(torch.rand, DROPOUT, shape) for _, shape in self.masks.values()]
+        sources = {
+            stream: [generator(s, stream, epoch, device=device) for s in m.seeds]
+            for _, stream, _ in draws
+        }
         begin, end = self.when
         around = self.neighbourhood if begin <= epoch / self.epochs < end else None
+        slope = partial(self.slope, m, around)
+        # a function of the user's may do what a graph would not repeat
+        named = isinstance(self.criterion.function, str)
+        replay = m.replays[around is not None] if named else plainly
+        how: Any = {"device": device, "dtype": self.x.dtype}
         for step in range(steps):
             batch = order[:, step * size : (step + 1) * size]
-            x = self.x[batch]
-            y = labels.gather(1, batch) if self.own_labels else labels[batch]
-            if noisy:
-                drawn = [
-                    torch.randn(x.shape[1:], generator=g, device=device, dtype=x.dtype)
-                    for g in noise
-                ]
-                x = x + torch.stack(drawn) * m.setting("input_noise", ndim=x.ndim)
-            masks = {
-                name: torch.stack(
-                    [_mask(p, (batch.shape[1], *shape), g, x) for g in dropout]
-                )
-                for name, (p, shape) in self.masks.items()
-            }
-            gradient = self.gradient(m.w, x, y, masks)
-            if around is not None:
-                layout = self.net.layout_on(device)
-                here = replace(around, radius=m.values["radius"]).at(m.w, layout)
-                gradient = self.gradient(m.w + here.steepest(gradient), x, y, masks)
+            drawn = [
+                torch.stack([draw((batch.shape[1], *shape), generator=g, **how)
+                             for g in sources[stream]])
+                for draw, stream, shape in draws
+            ]  # fmt: skip
+            gradient = replay(slope, batch, *drawn)
             part = (epoch + step / steps) / self.epochs
             factor = 0.5 * (1 + math.cos(math.pi * part)) if self.cosine else 1.0
             self.rule(m, gradient, factor)
             m.step += 1
+
+    def slope(
+        self, m: _Ensemble, around: Neighbourhood | None, batch: Tensor, *drawn: Tensor
+    ) -> Tensor:
+        """The gradient that a step follows, (members, k)."""
+        x = self.x[batch]
+        y = self.y[m.index[:, None], batch] if self.own_labels else self.y[batch]
+        uniforms: Sequence[Tensor] = drawn
+        if m.common["input_noise"] != 0:
+            noise, *uniforms = drawn
+            x = x + noise * m.setting("input_noise", ndim=x.ndim)
+        masks = {
+            name: (uniform >= p).to(x.dtype) / (1 - p)
+            for (name, (p, _)), uniform in zip(
+                self.masks.items(), uniforms, strict=True
+            )
+        }
+        gradient = self.gradient(m.w, x, y, masks)
+        if around is None:
+            return gradient
+        t = around.scale(m.w, self.net.layout_on(x.device))
+        here = Bound(t, m.values["radius"][:, None], around.p)
+        return self.gradient(m.w + here.steepest(gradient), x, y, masks)
 
     def gradient(self, w: Tensor, x: Tensor, y: Tensor, masks: Parameters) -> Tensor:
         """Every member's gradient of its batch loss at w, (members, k)."""
@@ -417,9 +440,9 @@ class _Task:
         return torch.cat([part.flatten(1) for part in parts], 1)
 
 
-def _mask(p: float, shape, g: torch.Generator, like: Tensor) -> Tensor:
-    drawn = torch.rand(shape, generator=g, device=like.device, dtype=like.dtype)
-    return (drawn >= p).to(like.dtype) / (1 - p)
+def plainly(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """What a ``Replay`` does without a graph."""
+    return function(*inputs)
 
 
 # ----------------------------------------------------------------- records and the run

@@ -7,7 +7,7 @@ no float64. What makes the host wait for the device is counted in ``waits``.
 """
 
 import copy
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from unittest import mock
 
@@ -122,6 +122,7 @@ class Device(TorchDispatchMode):
     def __init__(self, kind):
         super().__init__()
         self.home, self.waits, self.launches = torch.device(kind, 0), 0, 0
+        self.replays = 0
 
     def __enter__(self):
         self._stack, self._last = ExitStack(), Elsewhere.home
@@ -131,6 +132,12 @@ class Device(TorchDispatchMode):
             get_rng_state=lambda device: None,
             set_rng_state=lambda state, device: None,
             mem_get_info=lambda device: (2**33, 2**33),
+            device=nullcontext,
+            stream=nullcontext,
+            current_stream=mock.Mock,
+            Stream=mock.Mock,
+            CUDAGraph=partial(Graph, self),
+            graph=Recording,
         )
         self._stack.enter_context(state)
         self._stack.enter_context(mock.patch.object(torch, "Generator", _Generator))
@@ -185,6 +192,47 @@ class Device(TorchDispatchMode):
         if isinstance(first, Elsewhere) and result is first.value:
             return first  # written in place
         return each(_wrapped, result) if there else result
+
+
+class Graph:
+    """What was recorded, played again: the same operations in the same memory."""
+
+    def __init__(self, device):
+        self.device, self.tape = device, []
+
+    def replay(self):
+        for function, args, kwargs, result in self.tape:
+            again = function(*args, **kwargs)
+            if not any(r.alias_info for r in function._schema.returns):
+                pairs = [(result, again)] if isinstance(result, Tensor) else []
+                for old, new in pairs or zip(result, again, strict=True):
+                    old.copy_(new)
+        self.device.launches += 1
+        self.device.replays += 1
+
+
+class Recording(TorchDispatchMode):
+    """Writes operations down; the result holds no values before the first replay."""
+
+    def __init__(self, graph):
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        waits, kwargs = self.graph.device.waits, kwargs or {}
+        result = function(*args, **kwargs)
+        if self.graph.device.waits > waits:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        inner = each(partial(_value, []), (args, kwargs, result))
+        if "device" in kwargs:
+            inner[1]["device"] = torch.device("cpu")
+        self.graph.tape.append((function, *inner))
+        return result
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        if not any(error):
+            self.graph.tape[-1][-1].fill_(torch.nan)
 
 
 def _value(given, t):
