@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
+import flatlab as fl
 from flatlab import models
 from flatlab.hessian import Hessian
 from flatlab.loss import Loss
@@ -430,3 +432,44 @@ def test_a_label_that_the_criterion_ignores_is_no_error(criterion):
     hits = net(w, x).argmax(-1) == y
     torch.testing.assert_close(loss.accuracy(w), hits[:, counted].double().mean(-1))
     torch.testing.assert_close(loss(w[0]), criterion(net(w[0], x), y))
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that is made, in numbers."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        for made in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(made, torch.Tensor):
+                size = made.untyped_storage().nbytes() // made.element_size()
+                self.numbers = max(self.numbers, size)
+        return result
+
+
+def test_no_measure_holds_the_logits_of_a_large_vocabulary_at_once(monkeypatch):
+    vocabulary, n, tokens, held = 50_000, 12, 4, 2**20
+    monkeypatch.setattr("flatlab.loss.CHUNK_ELEMENTS", held)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(9, (n, tokens), generator=g)
+    y = torch.randint(vocabulary, (n, tokens), generator=g)
+    model = nn.Sequential(nn.Embedding(9, 2), nn.Linear(2, vocabulary, bias=False))
+    loss = fl.Loss(fl.Network(model), (x, y))
+    w = loss.net.weights()
+    few = {"samples": 4}
+    measures = {
+        "loss": lambda: loss(w),
+        "accuracy": lambda: loss.accuracy(w),
+        "gradient": lambda: loss.gradient(w),
+        "product": lambda: fl.Hessian(loss, w) @ torch.ones_like(w),
+        "average": lambda: fl.average_sharpness(loss, w, fl.ball(0.1), **few),
+        "worst": lambda: fl.worst_case_sharpness(loss, w, fl.ball(0.1), steps=1),
+        "noise": lambda: fl.tolerated_noise(loss, w, **few),
+        "fisher-rao": lambda: fl.fisher_rao_norm(loss, w),
+        "critical": lambda: fl.critical_sharpness(loss, w),
+    }
+    for name, measure in measures.items():
+        with Largest() as largest:
+            measure()
+        assert largest.numbers <= held < n * tokens * vocabulary, name
