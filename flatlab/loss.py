@@ -377,8 +377,10 @@ class Loss:
             self._units = max(self.net.activations(few), 200)
         # members that are evaluated at once hold their activations together
         at_once = self.net.together or w.is_cuda
-        members = len(w) if w.ndim == 2 and at_once else 1
-        return max(1, CHUNK_ELEMENTS // (members * self._units))
+        members = len(w) if w.ndim == 2 else 1
+        units = self._units * (members if at_once else 1)
+        # outputs are stacked in any case
+        return max(1, CHUNK_ELEMENTS // max(units, members * self._form.numel()))
 
     def value(self, parameters: Parameters, x: Any, y: Tensor) -> Tensor:
         """Mean loss on examples as ``chunks`` gives them, differentiable."""

@@ -460,7 +460,7 @@ def test_no_measure_holds_the_logits_of_a_large_vocabulary_at_once(monkeypatch):
     few = {"samples": 4}
     measures = {
         "loss": lambda: loss(w),
-        "accuracy": lambda: loss.accuracy(w),
+        "accuracy": lambda: loss.accuracy(w.expand(4, -1)),
         "gradient": lambda: loss.gradient(w),
         "product": lambda: fl.Hessian(loss, w) @ torch.ones_like(w),
         "average": lambda: fl.average_sharpness(loss, w, fl.ball(0.1), **few),
