@@ -110,3 +110,15 @@ def test_a_recorded_step_is_few_launches_and_an_epoch_waits_twice_at_most():
         # four steps: indices cut and copied, the graph, the rule; and the epoch's own
         assert (launches[4] - launches[2]) / 2 <= 4 * (3 + 5) + 8
         assert waits[4] - waits[2] <= 2 * 2
+
+
+def test_a_graph_that_reads_what_has_moved_is_found_out_and_left():
+    with Device("cuda") as device:
+        x = torch.ones(3).to(device.home)
+        held, replay = [1 * x], Replay()
+        assert replay(lambda x: held[0] * x, x).tolist() == [1.0] * 3
+        held[0] = 5 * x
+        with pytest.warns(RuntimeWarning, match="other values"):
+            assert replay(lambda x: held[0] * x, x).tolist() == [5.0] * 3
+        assert replay(lambda x: held[0] * x, 2 * x).tolist() == [10.0] * 3
+        assert device.replays == 2
