@@ -15,6 +15,7 @@ from benchmarks import (
     hvp,
     landscape,
     members,
+    report,
     sam,
     spectra,
     table,
@@ -30,6 +31,7 @@ TOPICS = {
     "landscape": landscape,
     "members": members,
     "attacks": attacks,
+    "report": report,
 }
 
 
