@@ -13,6 +13,7 @@ from benchmarks import (
     ensembles,
     environment,
     hvp,
+    information,
     landscape,
     members,
     report,
@@ -32,6 +33,7 @@ TOPICS = {
     "members": members,
     "attacks": attacks,
     "report": report,
+    "information": information,
 }
 
 
