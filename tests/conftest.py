@@ -10,13 +10,17 @@ nbval.plugin.setup_coverage = lambda *_: None
 nbval.plugin.teardown_coverage = lambda *_: None
 
 # A worker takes a file at a time, in this order; what is not named here comes last.
-# Many tests look at the built book: it is built while the notebooks run. What is short
-# is left for the end, when a long file would leave the other workers idle.
+# Many tests look at the built book: it is built while the notebooks run, and they come
+# when it stands, the longest of them first.
 ORDER = (
     "tests/book/test_build.py",
     "book",
     "tests/assignments",
     "assignments",
+    "tests/test_",
+    "tests/course",
+    "tests/book/test_browser.py",
+    "tests/book/test_live_network.py",
     "tests/book",
 )
 

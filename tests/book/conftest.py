@@ -1,11 +1,13 @@
 """The book as the tests see it: built once, at the smallest scale."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -45,15 +47,24 @@ def jupyter_book(source, output, *options, **environment):
 
 
 @pytest.fixture(scope="session")
-def built():
-    """The process that built the book, and the folder of its pages."""
+def built(testrun_uid):
+    """The process that built the book, and the folder of its pages.
+
+    One worker builds it, for all.
+    """
     if os.environ.get("FLATLAB_HTML"):
         pytest.skip("FLATLAB_HTML names a book that is built already")
     output = ROOT / "_build" / "smoke"
     output.mkdir(parents=True, exist_ok=True)
+    said = output / "said.json"
     with FileLock(output / "lock"):
-        process = jupyter_book(ROOT, output, FLATLAB_SCALE="smoke")
-    return process, output / "_build" / "html"
+        found = json.loads(said.read_text()) if said.exists() else {}
+        if found.get("run") != testrun_uid:
+            process = jupyter_book(ROOT, output, FLATLAB_SCALE="smoke")
+            found = {"run": testrun_uid, "returncode": process.returncode}
+            found["stdout"] = process.stdout
+            said.write_text(json.dumps(found))
+    return SimpleNamespace(**found), output / "_build" / "html"
 
 
 @pytest.fixture(scope="session")
