@@ -318,26 +318,26 @@ class Network:
             return self._evaluate_dense(parameters, x, own_inputs, masks or {})
         state = {**parameters, **(masks or {})}
         with self._plainly():
+            # looked up once, not for each member
+            run = partial(self._run, besides=self._besides(like))
             if not members:
-                return self._run(state, x)
+                return run(state, x)
             if like.is_cuda and len(like) > 1 and self._vmaps:
                 try:
                     axes = (0, 0 if own_inputs else None)
-                    return vmap(self._run, in_dims=axes)(state, x)
+                    return vmap(run, in_dims=axes)(state, x)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError:  # an operation that has no batching rule
                     self._vmaps = False
-            return torch.stack(
-                [
-                    self._run(select(state, i), select(x, i) if own_inputs else x)
-                    for i in range(len(like))
-                ]
-            )
+            own = zip(*(t.unbind() for t in state.values()), strict=True)
+            each = [dict(zip(state, values, strict=True)) for values in own]
+            xs = [select(x, i) if own_inputs else x for i in range(len(each))]
+            return torch.stack([run(*pair) for pair in zip(each, xs, strict=True)])
 
-    def _run(self, parameters: Parameters, x: Any) -> Tensor:
+    def _run(self, parameters: Parameters, x: Any, besides: Any = None) -> Tensor:
         """The output of the structure at these parameters."""
-        state = self.state(parameters)
+        state = self.state(parameters, besides)
         if self._recomputes:
             # what is computed again in the backward pass needs these weights still
             return outputs_of(_with(self._skeleton, state), x)
@@ -347,17 +347,23 @@ class Network:
         call = partial(functional_call, self._skeleton, values, tie_weights=False)
         return outputs_of(lambda *args, **kwargs: call(args, kwargs), x)
 
-    def state(self, parameters: Parameters) -> Parameters:
-        """Parameters, and what the module holds besides, as it is now."""
-        like = next(iter(parameters.values()))
-        besides: Parameters = {
+    def state(self, parameters: Parameters, besides: Any = None) -> Parameters:
+        """Parameters, and ``besides``: by default what the module holds now."""
+        frozen, buffers = besides or self._besides(next(iter(parameters.values())))
+        # copies: a module may write to its buffers in eval mode too, as counters do
+        copies = {name: buffer.clone() for name, buffer in buffers.items()}
+        return {**frozen, **copies, **parameters}
+
+    def _besides(self, like: Tensor) -> tuple[Parameters, Parameters]:
+        """What w does not hold, in its place and dtype: parameters and buffers."""
+        own = self.layout.names
+        frozen = {
             name: p.detach()
             for name, p in self._source.named_parameters()
-            if name not in parameters
+            if name not in own
         }
-        # copies: a module may write to its buffers in eval mode too, as counters do
-        besides.update((n, b.clone()) for n, b in self._source.named_buffers())
-        return {**place(besides, like.device, like.dtype), **parameters}
+        both = frozen, dict(self._source.named_buffers())
+        return place(both, like.device, like.dtype)
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:
