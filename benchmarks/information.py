@@ -30,7 +30,8 @@ def by_numpy(layers: list[Tensor], y: Tensor, bins: int | None) -> np.ndarray:
                 (labels == label).mean() * entropy(codes[labels == label])
                 for label in np.unique(labels)
             ]
-            found[:, i, j] = entropy(codes), entropy(codes) - sum(given)
+            whole = entropy(codes)
+            found[:, i, j] = whole, whole - sum(given)
     return found
 
 

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from flatlab.capture import Replay
 from flatlab.environment import check_dtype
 from flatlab.environment import device as default_device
 from flatlab.loss import Loss, place
-from flatlab.neighbourhoods import Bound, Neighbourhood
+from flatlab.neighbourhoods import Neighbourhood
 from flatlab.network import Network, Parameters
 from flatlab.progress import progress
 
@@ -169,6 +169,7 @@ def train(
     }  # fmt: skip
     if neighbourhood is not None:
         settings["radius"] = neighbourhood.radius
+        neighbourhood = replace(neighbourhood, radius=1.0)  # members have their own
     values = _values(settings, dtype, device)
     loss = Loss(net, data.train, criterion)
     _check_module(net, loss.x)
@@ -425,8 +426,8 @@ class _Task:
         gradient = self.gradient(m.w, x, y, masks)
         if around is None:
             return gradient
-        t = around.scale(m.w, self.net.layout_on(x.device))
-        here = Bound(t, m.values["radius"][:, None], around.p)
+        here = around.at(m.w, self.net.layout_on(x.device))
+        here = replace(here, radius=m.values["radius"][:, None])
         return self.gradient(m.w + here.steepest(gradient), x, y, masks)
 
     def gradient(self, w: Tensor, x: Tensor, y: Tensor, masks: Parameters) -> Tensor:
