@@ -25,8 +25,7 @@ _DOMAINS = {
     "at least 0": (lambda v: v >= 0, ("norm", "worst_loss", "kl", "c")),
     "in [0, 1]": (lambda v: (v >= 0) & (v <= 1), ("q", "empirical_risk")),
     "between 0 and 1": (lambda v: (v > 0) & (v < 1), ("delta", "delta_mc")),
-    "at least 1": (lambda v: v >= 1, ("k", "samples")),
-    "larger than 1": (lambda v: v > 1, ("n",)),
+    "at least 1": (lambda v: v >= 1, ("k", "n", "samples")),
 }
 
 
@@ -121,6 +120,11 @@ def _numbers(**values: Any) -> list[Tensor]:
 # ------------------------------------------------------------------------ SAM's bound
 
 
+def _need_two(n: Tensor) -> None:
+    if not bool((n > 1).all()):
+        raise ValueError(f"n must be larger than 1, got {n}")
+
+
 def sigma_of_proof(rho: Any, n: Any, k: Any) -> Tensor:
     """The noise for which the proof of SAM's bound needs its assumption.
 
@@ -130,6 +134,7 @@ def sigma_of_proof(rho: Any, n: Any, k: Any) -> Tensor:
     2021, appendix A.1). Arguments as for ``sam_bound``.
     """
     rho, n, k = _numbers(rho=rho, n=n, k=k)
+    _need_two(n)
     return rho / (k.sqrt() + n.log().sqrt())
 
 
@@ -191,6 +196,7 @@ def sam_bound(
     worst, norm, rho, n, k, delta = _numbers(
         worst_loss=worst_loss, norm=norm, rho=rho, n=n, k=k, delta=delta
     )
+    _need_two(n)
     growth = k * torch.log1p((norm / rho).square() * (1 + (n.log() / k).sqrt()) ** 2)
     if derived:
         if not bool((worst <= 1).all()):

@@ -46,7 +46,7 @@ class Criterion:
     ignores: bool = False  # whether some labels do not count, for a named one
 
     def __post_init__(self):
-        if not callable(self.function) and self.function not in CRITERIA:
+        if not callable(self.function) and self.function not in [*CRITERIA]:
             raise ValueError(
                 f"criterion is {self.function!r}, expected one of {sorted(CRITERIA)} "
                 "or a callable (logits, y)"

@@ -177,6 +177,8 @@ def test_bad_input_says_what_is_expected():
         Loss(net, (x, y), "hinge")
     with pytest.raises(ValueError, match="criterion is 3, expected one of"):
         Loss(net, (x, y), 3)
+    with pytest.raises(ValueError, match="expected one of"):
+        Loss(net, (x, y), ["mse"])
     with pytest.raises(TypeError, match=r"dict of \['x'\].*labels"):
         Loss(net, [{"x": x}])
     with pytest.raises(ValueError, match="no batch"):
