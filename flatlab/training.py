@@ -169,7 +169,6 @@ def train(
     }  # fmt: skip
     if neighbourhood is not None:
         settings["radius"] = neighbourhood.radius
-        neighbourhood = replace(neighbourhood, radius=1.0)  # members have their own
     values = _values(settings, dtype, device)
     loss = Loss(net, data.train, criterion)
     _check_module(net, loss.x)
@@ -185,12 +184,11 @@ def train(
                 "expected different seeds where the settings are the same"
             )
     rule, buffers = OPTIMIZERS[optimizer]
-    m = _Ensemble(w, buffers, values, seeds)
+    m = _Ensemble(w, buffers, values, seeds, neighbourhood)
     records = _Records(net, data, lead, criterion, wanted, kept, stop_loss)
     task = _Task(
-        records.parts["train"], w, batch_size, epochs, rule, schedule == "cosine",
-        neighbourhood, when,
-    )  # fmt: skip
+        records.parts["train"], w, batch_size, epochs, rule, schedule == "cosine", when
+    )
     return _train(task, m, records, lead)
 
 
@@ -280,16 +278,20 @@ class _Ensemble:
     """The members still in training: their weights, optimiser state and settings.
 
     ``common[name]`` is the setting that all members share, or None where they
-    differ: known once, so that no step has to ask the device.
+    differ, ``around`` the neighbourhood with a radius for each: known once, so that no
+    step has to ask the device.
     """
 
-    def __init__(self, w: Tensor, buffers: int, values, seeds):
+    def __init__(
+        self, w: Tensor, buffers: int, values, seeds, around: Neighbourhood | None
+    ):
         self.index = torch.arange(len(w), device=w.device)  # position in the whole
         self.w = w  # (members, k), and the optimiser's likewise
         self.buffers = [torch.zeros_like(w) for _ in range(buffers)]
         self.step = 0
         self.values: dict[str, Tensor] = values  # each (members,)
         self.seeds: tuple[int, ...] = seeds
+        self.around = around
         self.replays = [Replay(), Replay()]  # of plain steps, of a neighbourhood's
         self._find_common()
 
@@ -298,6 +300,8 @@ class _Ensemble:
             name: v[0].item() if len(v) and (v == v[0]).all() else None
             for name, v in self.values.items()
         }
+        if self.around is not None:
+            self.around = replace(self.around, radius=self.values["radius"])
 
     def keep(self, alive: Tensor) -> None:
         """Drop all members but those where ``alive`` is True."""
@@ -360,15 +364,14 @@ class _Task:
 
     def __init__(
         self, loss: Loss, w: Tensor, batch_size: int, epochs: int, rule: Callable,
-        cosine: bool, neighbourhood: Neighbourhood | None, when: tuple[float, float],
+        cosine: bool, when: tuple[float, float],
     ):  # fmt: skip
         self.net, self.criterion = loss.net, loss.criterion
         self.x: Tensor = place(loss.x, w.device, w.dtype)
         self.y, self.own_labels = loss.y.to(w.device), loss.own_labels
         self.masks = self.net.dropout_masks(self.x[:1])
         self.batch_size, self.epochs = batch_size, epochs
-        self.rule, self.cosine = rule, cosine
-        self.neighbourhood, self.when = neighbourhood, when
+        self.rule, self.cosine, self.when = rule, cosine, when
 
     def epoch(self, m: _Ensemble, epoch: int) -> None:
         """All steps of one epoch."""
@@ -388,11 +391,12 @@ class _Task:
             for _, stream, _ in draws
         }
         begin, end = self.when
-        around = self.neighbourhood if begin <= epoch / self.epochs < end else None
+        around = m.around if begin <= epoch / self.epochs < end else None
         slope = partial(self.slope, m, around)
-        # a function of the user's may do what a graph would not repeat
-        named = isinstance(self.criterion.function, str)
-        replay = m.replays[around is not None] if named else plainly
+        # what is the user's may do what a graph would not repeat
+        known = isinstance(self.criterion.function, str)
+        known &= type(around) in (Neighbourhood, type(None))
+        replay = m.replays[around is not None] if known else plainly
         how: Any = {"device": device, "dtype": self.x.dtype}
         for step in range(steps):
             batch = order[:, step * size : (step + 1) * size]
@@ -427,7 +431,6 @@ class _Task:
         if around is None:
             return gradient
         here = around.at(m.w, self.net.layout_on(x.device))
-        here = replace(here, radius=m.values["radius"][:, None])
         return self.gradient(m.w + here.steepest(gradient), x, y, masks)
 
     def gradient(self, w: Tensor, x: Tensor, y: Tensor, masks: Parameters) -> Tensor:

@@ -1,6 +1,7 @@
 """Training: every member is what plain PyTorch gives alone; nothing is lost."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from flatlab import models
 from flatlab.data import Dataset, Examples, corrupt_labels
 from flatlab.loss import Loss
-from flatlab.neighbourhoods import ball
+from flatlab.neighbourhoods import Neighbourhood, ball
 from flatlab.network import Network
 from flatlab.training import ORDER, generator, train
 
@@ -126,6 +127,26 @@ def test_sam_in_a_part_of_the_run():
     assert (early.w - late.w).abs().max() > 1e-6
     with pytest.raises(ValueError, match="two shares of the run"):
         train(net, data, epochs=4, neighbourhood=around, when=(1, 0.5), **fixed)
+
+
+class Uphill(Neighbourhood):
+    """A set of the user's, around other points: the step is ρ times the gradient."""
+
+    def at(self, w, layout=None):
+        around = super().at(w, layout)
+        return SimpleNamespace(steepest=lambda gradient: around.radius * gradient)
+
+
+def test_a_set_of_ones_own_says_where_the_second_gradient_is_taken():
+    """And each member has its own radius."""
+    data, net = toy(), Network(models.mlp(6, 5, 3))
+    radii = torch.tensor([0.5, 1.0])
+    loss, w = Loss(net, data.train), net.init([0, 1], dtype=torch.float64)
+    how = {"epochs": 3, "batch_size": 60, "lr": 0.1, "start": w, "seeds": [0, 1]}
+    run = train(net, data, neighbourhood=Uphill(radii, ball(1.0).scale), **how)
+    for _ in range(3):
+        w = w - 0.1 * loss.gradient(w + radii[:, None] * loss.gradient(w))
+    torch.testing.assert_close(run.w, w)
 
 
 def test_settings_with_further_axes_broadcast_against_the_seeds():
