@@ -153,11 +153,14 @@ function explorer({ model, el }, hint, build) {
       view.redraw();
     },
     redraw() {
-      if (!waiting)
-        waiting = requestAnimationFrame(() => {
-          waiting = 0;
-          draw();
-        });
+      if (!waiting) waiting = requestAnimationFrame(view.drawn);
+    },
+    // Draws what waits to be drawn.
+    drawn() {
+      if (!waiting) return;
+      cancelAnimationFrame(waiting);
+      waiting = 0;
+      draw();
     },
   };
 
@@ -538,6 +541,7 @@ function panel(view, { x = "", y = "", height = 270, square = false, grid = true
         const way = ways[event.key];
         if (!way || event.ctrlKey || event.altKey || event.metaKey) return;
         event.preventDefault();
+        view.drawn(); // a key before the next frame starts from where the last one led
         const far = step * (event.shiftKey ? 5 : 1);
         if (nudge) return nudge(way[0] + way[1], far);
         const { left, right, top, bottom } = inner();
