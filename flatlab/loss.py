@@ -265,9 +265,9 @@ class Loss:
         name, form = self.criterion.function, self._form
         if not 1 <= len(form) <= 2:
             raise ValueError(
-                f"the network gives outputs of shape {('n', *form)}, expected "
-                f"(n, classes) or (n, tokens, classes) for criterion={name!r}; other "
-                "outputs need a callable as criterion"
+                f"the network gives outputs of shape {tuple(form)} per example, "
+                f"expected (classes,) or (tokens, classes) for criterion={name!r}; "
+                "other outputs need a callable as criterion"
             )
         expected = (self.n, *form[:-1])
         lead = y.shape[: y.ndim - len(expected)]

@@ -227,7 +227,8 @@ class Network:
         """Raise unless w has the shape (..., k) of this network."""
         if not isinstance(w, Tensor) or not w.is_floating_point():
             raise TypeError(
-                f"w is {type(w).__name__}, expected a floating-point tensor"
+                f"w is {getattr(w, 'dtype', type(w).__name__)}, expected a "
+                "floating-point tensor"
             )
         if w.ndim < 1 or w.shape[-1] != self.k:
             raise ValueError(

@@ -361,7 +361,12 @@ def _profile(loss: Loss, w: Tensor, spectrum: Eigenvalues, radius: float, seed: 
 
 
 def _shown(value: float, error: float) -> str:
-    return f"{value:.4g} ± {error:.1g}" if error else f"{value:.4g}"
+    return f"{value:.4g} ± {_round(error, 1)}" if error else f"{value:.4g}"
+
+
+def _round(value: float, digits: int = 2) -> str:
+    """So many digits, without a power of ten in 30 or 120."""
+    return f"{float(f'{value:.{digits}g}'):g}"
 
 
 def _beware(found: Report, net: Network, loss: Loss, radius: float) -> Iterator[str]:
@@ -375,14 +380,14 @@ def _beware(found: Report, net: Network, loss: Loss, radius: float) -> Iterator[
         )
     if low < -0.02 * abs(top):
         yield (
-            f"There is negative curvature, {low:.2g} in one direction at least: no "
+            f"There is negative curvature, {_round(low)} in one direction at least: no "
             "minimum, and a trace in which positive and negative parts cancel."
         )
     fitted = found.accuracy is None or found.accuracy > 0.99
     entropy = loss.criterion.function == "cross_entropy"
     if not fitted or (entropy and found.loss > 0.1):
         yield (
-            f"A loss of {found.loss:.2g} is not small: if these are training data, "
+            f"A loss of {_round(found.loss)} is not small: if these are training data, "
             "the network does not fit them yet. Compare curvature at equal loss only."
         )
     if entropy and found.loss < _TINY:
@@ -406,8 +411,9 @@ def _beware(found: Report, net: Network, loss: Loss, radius: float) -> Iterator[
     quadratic = found.gradient_norm * radius + 0.5 * max(top, 0) * radius**2
     if worst > 2 * quadratic:
         yield (
-            f"In {where} the loss rises by {worst:.2g}, where slope and curvature at w "
-            f"explain {quadratic:.2g}: the eigenvalues hold in a smaller ball only."
+            f"In {where} the loss rises by {_round(worst)}, where slope and curvature "
+            f"at w explain {_round(quadratic)}: the eigenvalues hold in a smaller "
+            "ball only."
         )
     if any(isinstance(part, _NormBase) for part in net.modules()):
         yield (

@@ -1,6 +1,7 @@
 """fl.report: right numbers, from any model, with the warnings an expert would give."""
 
 import copy
+from dataclasses import replace
 
 import matplotlib
 import pytest
@@ -63,6 +64,16 @@ def test_numbers_are_those_of_the_dense_hessian():
     assert rise.average == pytest.approx(mean, abs=4 * rise.error)
     square = w.norm().item() ** 2
     assert found.relative["λmax ‖w‖²"] == pytest.approx(values[0].item() * square)
+
+
+def test_an_error_of_some_tens_is_written_in_full():
+    found = fl.report(mlp(), blobs())
+    trace = replace(
+        found.trace,
+        values=torch.tensor(4712.0),
+        standard_error=torch.tensor(28.0),
+    )
+    assert "4712 ± 30" in str(replace(found, trace=trace))
 
 
 def test_curvature_of_a_large_set_is_of_an_eighth():

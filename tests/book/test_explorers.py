@@ -198,7 +198,8 @@ def test_the_point_on_a_surface_is_dragged_by_mouse_and_keys(shown):
 
     knob.evaluate(  # both before a frame is drawn
         """(knob) => {
-          for (const options of [{ key: "ArrowRight" }, { key: "ArrowDown", shiftKey: true }])
+          const pressed = [{ key: "ArrowRight" }, { key: "ArrowDown", shiftKey: true }];
+          for (const options of pressed)
             knob.dispatchEvent(new KeyboardEvent("keydown", options));
         }"""
     )
