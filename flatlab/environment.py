@@ -16,12 +16,6 @@ def device() -> torch.device:
 
     The environment variable ``FLATLAB_DEVICE`` (``cpu``, ``cuda``, ``cuda:1``,
     ``mps``) overrides the choice.
-
-    Returns:
-        A ``torch.device``.
-
-    Raises:
-        ValueError: ``FLATLAB_DEVICE`` names no device, or one this machine lacks.
     """
     wanted = os.environ.get("FLATLAB_DEVICE", "").strip()
     if not wanted:
@@ -50,18 +44,8 @@ def device() -> torch.device:
 
 
 def check_dtype(dtype: torch.dtype | None, device: torch.device | str | None) -> None:
-    """Refuse a number format that a device does not have.
-
-    Args:
-        dtype: a ``torch.dtype``, or None for no demand.
-        device: a ``torch.device`` or its name, or None for no demand.
-
-    Raises:
-        ValueError: float64 is asked of an MPS device, which has none.
-    """
-    if device is None or dtype is None:
-        return
-    if torch.device(device).type == "mps" and dtype == torch.float64:
+    """Refuse float64 on an MPS device, which has none; None is no demand."""
+    if device and torch.device(device).type == "mps" and dtype == torch.float64:
         raise ValueError(
             "MPS devices have no float64: use dtype=torch.float32, "
             "or set FLATLAB_DEVICE=cpu"
@@ -74,13 +58,9 @@ def double(values: torch.Tensor) -> torch.Tensor:
 
 
 def scale() -> str:
-    """Read the scale of the experiments from ``FLATLAB_SCALE``.
+    """The scale of the experiments, from ``FLATLAB_SCALE``.
 
-    Returns:
-        ``"smoke"`` (seconds), ``"laptop"`` (the default) or ``"gpu"``.
-
-    Raises:
-        ValueError: ``FLATLAB_SCALE`` is something else.
+    "smoke" (seconds), "laptop" (the default) or "gpu".
     """
     chosen = os.environ.get("FLATLAB_SCALE", "").strip() or "laptop"
     if chosen not in SCALES:
@@ -95,12 +75,6 @@ def scaled(*, smoke: _T, laptop: _T, gpu: _T) -> _T:
         smoke: the value for a run of seconds that only shows the code works.
         laptop: the value behind the rendered book.
         gpu: the value for a machine with a GPU.
-
-    Returns:
-        The one of the three that ``scale()`` names.
-
-    Raises:
-        ValueError: ``FLATLAB_SCALE`` is none of the three scales.
     """
     return {"smoke": smoke, "laptop": laptop, "gpu": gpu}[scale()]
 

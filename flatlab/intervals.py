@@ -24,12 +24,12 @@ class Interval:
 
     @property
     def low(self) -> float | np.ndarray:
-        """Lower end of the interval, of the shape of ``mean``."""
+        """Lower end of the interval."""
         return self.mean - self.half_width
 
     @property
     def high(self) -> float | np.ndarray:
-        """Upper end of the interval, of the shape of ``mean``."""
+        """Upper end of the interval."""
         return self.mean + self.half_width
 
     def __format__(self, spec: str) -> str:
@@ -53,9 +53,6 @@ def mean_interval(values: Tensor | ArrayLike, level: float = 0.95) -> Interval:
         values: array or tensor, shape (..., members), or a number for one member.
         level: probability with which such an interval holds the true mean, for
             independent Gaussian members.
-
-    Returns:
-        An ``Interval`` over the leading axes.
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
@@ -70,11 +67,9 @@ def mean_interval(values: Tensor | ArrayLike, level: float = 0.95) -> Interval:
             "diverged"
         )
     mean = values.mean(-1)
-    if n == 1:
-        half = np.full_like(mean, np.nan)
-    else:
-        special = needs("scipy.special")
-        t = special.stdtrit(n - 1, (1 + level) / 2)
+    half = np.full_like(mean, np.nan)
+    if n > 1:
+        t = needs("scipy.special").stdtrit(n - 1, (1 + level) / 2)
         half = t * values.std(-1, ddof=1) / math.sqrt(n)
     if mean.ndim == 0:
         mean, half = float(mean), float(half)

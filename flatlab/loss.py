@@ -241,7 +241,7 @@ class Loss:
                 f"chunk is {chunk}, expected a positive number of examples"
             )
         self.criterion = Criterion(criterion)
-        self._form = net.probe(select(self.x, slice(2))).shape[1:]
+        self._form = net.probe(select(self.x, slice(2)))[0].shape[1:]
         self._labelled, y = self._checked_labels(y)
         self.y = y.flatten(0, len(self._labelled) - 1) if self._labelled else y
         named = isinstance(criterion, str)

@@ -297,17 +297,15 @@ class Network:
         x: Any,
         *,
         own_inputs: bool = False,
-        masks: Parameters | None = None,
     ) -> Tensor:
         """Logits from named parameters: the differentiable core of everything else.
 
         Args:
             parameters: as ``unflatten`` returns them, with a leading axis of members
-                or without.
+                or without; after them perhaps dropout masks, each (members, n, ...) or
+                (n, ...), under the names that ``dropout_masks`` gives.
             x: inputs, shared by all members or, with ``own_inputs``, (members, n, ...).
             own_inputs: whether every member has inputs of its own.
-            masks: dropout masks by name, each (members, n, ...) or (n, ...), as
-                ``dropout_masks`` describes.
         """
         like = next(iter(parameters.values()))
         members = self.has_members(parameters)
@@ -316,23 +314,22 @@ class Network:
             few = select(x, 0) if own_inputs else x
             self._examine(select(few, slice(2)), like)
         if members and self._is_batched(x, 3 if own_inputs else 2):
-            return self._evaluate_dense(parameters, x, own_inputs, masks or {})
-        state = {**parameters, **(masks or {})}
+            return self._evaluate_dense(parameters, x, own_inputs)
         with self._plainly():
             # looked up once, not for each member
             run = partial(self._run, besides=self._besides(like))
             if not members:
-                return run(state, x)
+                return run(parameters, x)
             if like.is_cuda and len(like) > 1 and self._vmaps:
                 try:
                     axes = (0, 0 if own_inputs else None)
-                    return vmap(run, in_dims=axes)(state, x)
+                    return vmap(run, in_dims=axes)(parameters, x)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError:  # an operation that has no batching rule
                     self._vmaps = False
-            own = zip(*(t.unbind() for t in state.values()), strict=True)
-            each = [dict(zip(state, values, strict=True)) for values in own]
+            own = zip(*(t.unbind() for t in parameters.values()), strict=True)
+            each = [dict(zip(parameters, values, strict=True)) for values in own]
             xs = [select(x, i) if own_inputs else x for i in range(len(each))]
             return torch.stack([run(*pair) for pair in zip(each, xs, strict=True)])
 
@@ -388,7 +385,7 @@ class Network:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), fused:
             yield
 
-    def _evaluate_dense(self, parameters, x, own_inputs, masks) -> Tensor:
+    def _evaluate_dense(self, parameters, x, own_inputs) -> Tensor:
         """Logits of all members in batched matrix products."""
         for name, layer in self._dense or ():
             if isinstance(layer, nn.Linear):
@@ -404,8 +401,8 @@ class Network:
                 x = x.flatten(2 if own_inputs else 1)
             elif not isinstance(layer, _Dropout):
                 x = layer(x)
-            elif f"{name}.mask" in masks:
-                x = x * masks[f"{name}.mask"]
+            elif f"{name}.mask" in parameters:
+                x = x * parameters[f"{name}.mask"]
         return x
 
     # -------------------------------------------------------------- examination
@@ -529,25 +526,29 @@ class Network:
             for module in self._skeleton.modules()
         )
 
-    def probe(self, x: Any, note: Callable[..., None] | None = None) -> Tensor:
+    def probe(self, x: Any) -> tuple[Tensor, list[tuple[str, nn.Module, Any, Any]]]:
         """The output at the module's own weights on a few examples.
 
-        Layers call ``note(name, layer, inputs, output)`` on the way.
+        Returns:
+            The output, and (name, layer, inputs, output) of every call of a layer.
 
         Raises:
             ValueError: if the network does not take inputs of this form.
         """
-        parts, own = tensors(x), self.weights()
+        parts, own, calls = tensors(x), self.weights(), []
         real = [t for t in parts if t.is_floating_point()]
         own = own.to(real[0]) if real else own.to(parts[0].device)
+
+        def note(name: str, *call: Any) -> None:
+            calls.append((name, *call))
+
         handles = [
             layer.register_forward_hook(partial(note, name))
             for name, layer in self._skeleton.named_modules()
-            if note is not None
         ]
         try:
             with torch.no_grad():
-                return self._run(self.unflatten(own), x)
+                return self._run(self.unflatten(own), x), calls
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
@@ -581,13 +582,11 @@ class Network:
 
         Two examples x, (2, ...), are enough for layers that refuse one.
         """
-        sizes = []
-
-        def note(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not any(layer.children()):
-                sizes.append(output.numel())
-
-        self.probe(x, note)
+        sizes = (
+            output.numel()
+            for _, layer, _, output in self.probe(x)[1]
+            if isinstance(output, Tensor) and not any(layer.children())
+        )
         return sum(sizes) // len(tensors(x)[0])
 
     def dropout_masks(self, x: Tensor) -> dict[str, tuple[float, torch.Size]]:
@@ -596,16 +595,14 @@ class Network:
         Found by one evaluation of one example x, (1, ...), in the place of the weights.
         """
         masks: dict[str, tuple[float, torch.Size]] = {}
-
-        def note(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+        if not any(isinstance(m, _Dropout) for m in self.modules()):
+            return masks
+        for name, layer, inputs, _ in self.probe(x)[1]:
             if isinstance(layer, _Dropout):
                 shape = inputs[0].shape[1:]
                 if layer.channels:
                     shape = shape[:1] + torch.Size([1] * (len(shape) - 1))
                 masks[f"{name}.mask"] = (layer.p, shape)
-
-        if any(isinstance(m, _Dropout) for m in self.modules()):
-            self.probe(x, note)
         return masks
 
 

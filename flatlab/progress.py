@@ -7,7 +7,7 @@ from typing import Any
 
 
 class _Silent:
-    """What ``progress`` gives when nobody watches: the same calls, no output."""
+    """The calls of a bar, without output."""
 
     def __init__(self, iterable: Iterable):
         self.iterable = iterable
@@ -21,22 +21,13 @@ class _Silent:
     def __exit__(self, *_) -> None:
         return None
 
-    def update(self, steps: int = 1) -> None:
-        """Count steps that are done."""
-
-    def set_postfix_str(self, text: str) -> None:
-        """Show a short text behind the bar."""
+    def update(self, steps: int = 1) -> None: ...
 
 
 def wanted() -> bool:
-    """Say whether progress should be shown.
+    """Whether progress is shown: in a terminal or a notebook, not in a file.
 
-    ``FLATLAB_PROGRESS=0`` switches it off, ``FLATLAB_PROGRESS=1`` on; otherwise it is
-    shown in a terminal and in a notebook, and not where output goes to a file. (The
-    book is built with it off.)
-
-    Returns:
-        A bool.
+    ``FLATLAB_PROGRESS=0`` switches it off, ``FLATLAB_PROGRESS=1`` on.
     """
     said = os.environ.get("FLATLAB_PROGRESS", "").strip()
     if said:
@@ -50,12 +41,8 @@ def progress(work: Any, label: str = "") -> Any:
 
     Args:
         work: an iterable to go through, or a number of steps to be counted with
-            ``update`` inside a ``with`` block.
+            ``update(steps)`` inside a ``with`` block.
         label: a few words shown in front of the bar.
-
-    Returns:
-        An object that can be iterated over, used in a ``with`` block, and has
-        ``update(steps)`` and ``set_postfix_str(text)``.
     """
     counting = isinstance(work, int)
     if wanted():

@@ -437,7 +437,7 @@ class _Task:
         """Every member's gradient of its batch loss at w, (members, k)."""
         leaves = {k: p.requires_grad_() for k, p in self.net.unflatten(w).items()}
         with torch.enable_grad():
-            logits = self.net.evaluate(leaves, x, own_inputs=True, masks=masks)
+            logits = self.net.evaluate({**leaves, **masks}, x, own_inputs=True)
             # members do not interact: the gradient of the sum is each member's own
             loss = self.criterion.mean(logits, y, True, True).sum()
         parts = torch.autograd.grad(loss, [*leaves.values()], materialize_grads=True)

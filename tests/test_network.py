@@ -240,7 +240,7 @@ def test_dropout_masks_multiply_the_hidden_units():
     assert (p, shape) == (0.5, (4,))
     w = net.init(range(2))
     mask = torch.zeros(2, 6, 4)
-    out = net.evaluate(net.unflatten(w), x, masks={name: mask})
+    out = net.evaluate({**net.unflatten(w), name: mask}, x)
     bias = net.unflatten(w)["4.bias"]
     torch.testing.assert_close(out, bias.unsqueeze(1).expand(2, 6, 3))
 

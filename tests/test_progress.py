@@ -12,7 +12,6 @@ def test_loops_run_whole_with_and_without_a_bar(monkeypatch, capsys, said):
     with progress(4, "count") as bar:
         for _ in range(4):
             bar.update()
-        bar.set_postfix_str("done")
     shown = capsys.readouterr().err
     assert ("loop" in shown and "count" in shown) == (said == "1")
     assert (shown == "") == (said == "0")
