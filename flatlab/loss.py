@@ -1,7 +1,7 @@
 """The training loss as a function of the weights: L_S(w), accuracy, gradient."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,7 @@ class Criterion:
 
     function: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy"
     ignores: bool = False  # whether some labels do not count, for a named one
+    middle: float | None = None  # of labels that are 0 or 1, or that are -1 or 1
 
     def __post_init__(self):
         if not callable(self.function) and self.function not in [*CRITERIA]:
@@ -63,20 +64,28 @@ class Criterion:
             members: whether the outputs have an axis of members.
             own: whether y has one too.
         """
-        if not isinstance(self.function, str):
-            if not members:
-                return self.function(outputs, y).mean()
-            # a callable sees one member at a time: what it reduces is its own affair
-            each = y if own else [y] * len(outputs)
-            pairs = zip(outputs.unbind(), each, strict=True)
-            return torch.stack([self.function(z, t).mean() for z, t in pairs])
-        lead, y = int(members), y.expand(outputs.shape[:-1])
+        if isinstance(self.function, str):
+            return self.mean_of(self.each(outputs, y), y, int(members))
+        if not members:
+            return self.function(outputs, y).mean()
+        # a callable sees one member at a time: what it reduces is its own affair
+        pairs = zip(outputs.unbind(), y if own else [y] * len(outputs), strict=True)
+        return torch.stack([self.function(z, t).mean() for z, t in pairs])
+
+    def each(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """A named criterion's loss of every label, 0 of those that do not count."""
+        named, y = CRITERIA[str(self.function)], y.expand(outputs.shape[:-1])
         if not self.ignores:
-            return CRITERIA[self.function](outputs, y).flatten(lead).mean(-1)
+            return named(outputs, y)
         counted = y != IGNORED
-        losses = CRITERIA[self.function](outputs, y.where(counted, 0))
-        losses = losses.where(counted, 0)
-        return losses.flatten(lead).sum(-1) / counted.flatten(lead).sum(-1).clamp_min(1)
+        return named(outputs, y.where(counted, 0)).where(counted, 0)
+
+    def mean_of(self, losses: Tensor, y: Tensor, lead: int) -> Tensor:
+        """The mean of such losses, but for leading axes, over the labels that count."""
+        if not self.ignores:
+            return losses.flatten(lead).mean(-1)
+        counted = (y != IGNORED).expand_as(losses).flatten(lead).sum(-1)
+        return losses.flatten(lead).sum(-1) / counted.clamp_min(1)
 
     @property
     def ignored(self) -> int:
@@ -105,9 +114,7 @@ class Criterion:
             return hits, torch.ones_like(hits)
         if form == (*labels, 1):
             outputs = outputs.squeeze(-1)
-        known = y[y != self.ignored]
-        bits = bool(((known == 0) | (known == 1)).all())
-        if outputs.shape[1:] != labels or not (bits or bool((known.abs() == 1).all())):
+        if outputs.shape[1:] != labels or self.middle is None:
             raise ValueError(
                 f"there is no accuracy for outputs of shape {tuple(form)} and labels "
                 f"of shape {tuple(labels)}: expected classes, or one output per label, "
@@ -116,7 +123,15 @@ class Criterion:
         halfway = function in (F.binary_cross_entropy, F.mse_loss) or isinstance(
             function, nn.BCELoss | nn.MSELoss
         )
-        return (outputs > (0.5 if bits and halfway else 0)) == (y > 0), counted
+        return (outputs > (self.middle if halfway else 0)) == (y > 0), counted
+
+    def of(self, y: Tensor) -> "Criterion":
+        """The criterion for these labels, all of them."""
+        known = y[y != self.ignored]
+        bits, signs = (known == 0) | (known == 1), (known == -1) | (known == 1)
+        middle = 0.5 if bits.all() else 0.0 if signs.all() else None
+        named = isinstance(self.function, str)
+        return replace(self, ignores=named and len(known) < y.numel(), middle=middle)
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
@@ -244,40 +259,29 @@ class Loss:
         self._form = net.probe(select(self.x, slice(2)))[0].shape[1:]
         self._labelled, y = self._checked_labels(y)
         self.y = y.flatten(0, len(self._labelled) - 1) if self._labelled else y
-        named = isinstance(criterion, str)
-        if named and bool((self.y == IGNORED).any()):
-            self.criterion = Criterion(criterion, ignores=True)
+        self.criterion = self.criterion.of(self.y)
         self._chunk = chunk
         self._placed: tuple = ()
         self._units: int | None = None
         # whether it is the mean of its parts; None: to be seen
-        self._averages = False if net.mixes_examples else True if named else None
+        named = isinstance(criterion, str) or None
+        self._averages = False if net.mixes_examples else named
 
     def _checked_labels(self, y: Tensor) -> tuple[torch.Size, Tensor]:
-        """The axes of members of the labels, and the labels, int64 if they are classes.
-
-        Labels of a named criterion have one axis for each of the outputs but the
-        classes'; what comes before is members. Of a callable's targets, the first axis
-        of n counts the examples.
-        """
+        """The axes of members that labels have, and the labels, int64 if classes."""
+        # what comes before the examples is members: the first axis of n in targets of
+        # a callable's own, and in classes all but one for each axis of the outputs
         if not isinstance(self.criterion.function, str):
             return y.shape[: list(y.shape).index(self.n)], y
-        name, form = self.criterion.function, self._form
-        if not 1 <= len(form) <= 2:
+        form = self._form
+        lead = y.shape[: max(0, y.ndim - len(form))]
+        fits = y.shape[len(lead) :] == (self.n, *form[:-1]) and 1 <= len(form) <= 2
+        if not fits or y.is_floating_point() or y.is_complex():
             raise ValueError(
-                f"the network gives outputs of shape {tuple(form)} per example, "
-                f"expected (classes,) or (tokens, classes) for criterion={name!r}; "
-                "other outputs need a callable as criterion"
-            )
-        expected = (self.n, *form[:-1])
-        lead = y.shape[: y.ndim - len(expected)]
-        whole = not (y.is_floating_point() or y.is_complex())
-        if y.shape[len(lead) :] != expected or not whole:
-            raise ValueError(
-                f"the labels are {y.dtype} of shape {tuple(y.shape)}, expected classes "
-                f"as whole numbers of shape {expected}, or such labels for each "
-                f"member, for outputs of shape {(self.n, *form)} and criterion="
-                f"{name!r}; other targets need a callable as criterion"
+                f"the labels are {y.dtype} of shape {tuple(y.shape)} and the outputs "
+                f"of shape {tuple(form)} per example, expected whole numbers (n,) for "
+                "(classes,), or (n, tokens) for (tokens, classes), or such labels for "
+                "each member; other targets need a callable as criterion"
             )
         y = y.long()
         counted = y[y != IGNORED]
@@ -420,13 +424,16 @@ class Loss:
             total = total + counted.flatten(1).sum(-1)
         return right / total
 
-    @torch.no_grad()
     def logits(self, w: Tensor) -> Tensor:
         """Outputs on all examples, (..., n, classes); the labels do not matter."""
+        return torch.cat([part for _, part in self.outputs(w)], dim=w.ndim - 1)
+
+    @torch.no_grad()
+    def outputs(self, w: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Which examples, and the outputs on them: the logits part by part."""
         self.net.check(w)
-        parts = self._parts(w.reshape(-1, self.net.k))
-        xs = (select(self._placed[1], part) for part in parts)
-        return torch.cat([self.net(w, x) for x in xs], dim=w.ndim - 1)
+        for part in self._parts(w.reshape(-1, self.net.k)):
+            yield part, self.net(w, select(self._placed[1], part))
 
     def gradient(self, w: Tensor) -> Tensor:
         """The gradient of L_S at w, in its shape."""

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -134,9 +134,7 @@ def train(
             would not treat right: running statistics, which are no weights, and dropout
             hidden inside attention or recurrent layers.
     """
-    net = Network(net) if isinstance(net, nn.Module) else net
-    if not isinstance(net, Network):
-        raise TypeError(f"net is {type(net).__name__}, expected a Network or nn.Module")
+    net = net if isinstance(net, Network) else Network(net)
     if not hasattr(data, "train"):
         raise TypeError(
             f"data is {type(data).__name__}, expected a Dataset; "
@@ -275,12 +273,7 @@ def _placed(net: Network, w: Tensor, lead: torch.Size) -> Tensor:
 
 
 class _Ensemble:
-    """The members still in training: their weights, optimiser state and settings.
-
-    ``common[name]`` is the setting that all members share, or None where they
-    differ, ``around`` the neighbourhood with a radius for each: known once, so that no
-    step has to ask the device.
-    """
+    """The members still in training: their weights, optimiser state and settings."""
 
     def __init__(
         self, w: Tensor, buffers: int, values, seeds, around: Neighbourhood | None
@@ -292,10 +285,11 @@ class _Ensemble:
         self.values: dict[str, Tensor] = values  # each (members,)
         self.seeds: tuple[int, ...] = seeds
         self.around = around
-        self.replays = [Replay(), Replay()]  # of plain steps, of a neighbourhood's
-        self._find_common()
+        self._prepare()
 
-    def _find_common(self) -> None:
+    def _prepare(self) -> None:
+        self.replays = [Replay(), Replay()]  # of plain steps, of a neighbourhood's
+        # settings that all members share, None where they differ: no step asks for them
         self.common = {
             name: v[0].item() if len(v) and (v == v[0]).all() else None
             for name, v in self.values.items()
@@ -314,8 +308,7 @@ class _Ensemble:
         self.seeds = tuple(
             s for s, a in zip(self.seeds, alive.tolist(), strict=True) if a
         )
-        self.replays = [Replay(), Replay()]
-        self._find_common()
+        self._prepare()
 
     def setting(self, name: str, factor: float = 1.0, ndim: int = 2) -> float | Tensor:
         """A setting times ``factor``; where members differ, to multiply their rows."""
@@ -396,7 +389,7 @@ class _Task:
         # what is the user's may do what a graph would not repeat
         known = isinstance(self.criterion.function, str)
         known &= type(around) in (Neighbourhood, type(None))
-        replay = m.replays[around is not None] if known else plainly
+        run = partial(m.replays[around is not None], slope) if known else slope
         how: Any = {"device": device, "dtype": self.x.dtype}
         for step in range(steps):
             batch = order[:, step * size : (step + 1) * size]
@@ -405,7 +398,7 @@ class _Task:
                              for g in sources[stream]])
                 for draw, stream, shape in draws
             ]  # fmt: skip
-            gradient = replay(slope, batch, *drawn)
+            gradient = run(batch, *drawn)
             part = (epoch + step / steps) / self.epochs
             factor = 0.5 * (1 + math.cos(math.pi * part)) if self.cosine else 1.0
             self.rule(m, gradient, factor)
@@ -435,7 +428,7 @@ class _Task:
 
     def gradient(self, w: Tensor, x: Tensor, y: Tensor, masks: Parameters) -> Tensor:
         """Every member's gradient of its batch loss at w, (members, k)."""
-        leaves = {k: p.requires_grad_() for k, p in self.net.unflatten(w).items()}
+        leaves = self.net.leaves(w)
         with torch.enable_grad():
             logits = self.net.evaluate({**leaves, **masks}, x, own_inputs=True)
             # members do not interact: the gradient of the sum is each member's own
@@ -444,16 +437,11 @@ class _Task:
         return torch.cat([part.flatten(1) for part in parts], 1)
 
 
-def plainly(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """What a ``Replay`` does without a graph."""
-    return function(*inputs)
-
-
 # ----------------------------------------------------------------- records and the run
 
 
 class _Records:
-    """Losses and accuracies on every part of the data, and what is done with them."""
+    """Losses and accuracies on every part of the data: when, and of what."""
 
     def __init__(
         self, net: Network, data: Any, lead: torch.Size, criterion: Any,
@@ -499,32 +487,49 @@ class _Records:
     @torch.no_grad()
     def measure(self, m: _Ensemble, names: Iterable[str]) -> dict[str, Tensor]:
         """History entries of the members still in training, on the CPU."""
-        row, w = {}, m.w
-
-        def share(hits: Tensor, counted: Tensor) -> Tensor:
-            hits, counted = (v.flatten(1).sum(1) for v in (hits & counted, counted))
-            return hits.to(w.dtype) / counted
-
+        row: dict[str, Tensor] = {}
         for name in names:
-            loss = self.parts[name]
-            y, own = loss.y.to(w.device), loss.own_labels
-            y = y[m.index] if own else y
-            logits = loss.logits(w)
-            row[f"{name}_loss"] = loss.criterion.mean(logits, y, True, own)
-            try:
-                right, counted = loss.criterion.right(logits, y, own)
-            except ValueError:  # targets that are no classes have no accuracy
-                row[f"{name}_accuracy"] = w.new_full((len(w),), math.nan)
-                continue
-            row[f"{name}_accuracy"] = share(right, counted)
-            if name == "train" and self.corrupted is not None:
-                wrong = self.corrupted.to(w.device)
-                wrong = (wrong[m.index] if own else wrong).expand_as(right)
-                truth = logits.argmax(-1) == self.clean.to(w.device)
-                row["clean_accuracy"] = share(right, ~wrong)
-                row["corrupted_accuracy"] = share(right, wrong)
-                row["truth_accuracy"] = share(truth, wrong)
+            loss, losses, sums = self.parts[name], [], dict[str, Any]()
+            own, criterion, y = loss.own_labels, loss.criterion, loss.y.to(m.w.device)
+            named, y = isinstance(criterion.function, str), y[m.index] if own else y
+            for part, logits in loss.outputs(m.w):
+                labels = y[:, part] if own else y[part]
+                if named:
+                    losses.append(criterion.each(logits, labels))
+                else:
+                    value = criterion.mean(logits, labels, True, own)[:, None]
+                    losses.append(value * (logits.shape[1] / loss.n))
+                for kind, hits, of in self._hits(name, m, part, logits, labels):
+                    counts = [v.flatten(1).sum(1) for v in (hits & of, of)]
+                    sums[kind] = torch.stack(counts) + sums.get(kind, 0)
+            each = torch.cat(losses, 1)
+            row[f"{name}_loss"] = (
+                criterion.mean_of(each, y, 1) if named else each.sum(1)
+            )
+            for kind, (hits, of) in sums.items():
+                row[kind] = hits.to(m.w.dtype) / of
         return {name: value.cpu() for name, value in row.items()}
+
+    def _hits(
+        self, name: str, m: _Ensemble, part: slice, logits: Tensor, labels: Tensor
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Each accuracy: what it counts on a part of the examples, among which."""
+        loss, device = self.parts[name], logits.device
+        try:
+            right, counted = loss.criterion.right(logits, labels, loss.own_labels)
+        except ValueError:  # targets that are no classes have no accuracy: 0 of 0
+            none = torch.zeros(len(logits), 1, dtype=torch.bool, device=device)
+            yield f"{name}_accuracy", none, none
+            return
+        yield f"{name}_accuracy", right, counted
+        if name == "train" and self.corrupted is not None:
+            wrong = self.corrupted.to(device)
+            wrong = wrong[m.index][:, part] if loss.own_labels else wrong[part]
+            wrong = wrong.expand_as(right)
+            truth = logits.argmax(-1) == self.clean.to(device)[part]
+            yield "clean_accuracy", right, ~wrong
+            yield "corrupted_accuracy", right, wrong
+            yield "truth_accuracy", truth, wrong
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import flatlab as fl
 from flatlab import models
+from flatlab.course import study
 from flatlab.hessian import Hessian
 from flatlab.loss import Loss
 from flatlab.network import Network
@@ -223,7 +224,7 @@ def test_outputs_that_a_named_criterion_is_not_for_are_refused():
     net = Network(nn.Linear(3, 4))
     for y, words in (
         (torch.zeros(6, 1, dtype=torch.long), r"int64 of shape \(6, 1\)"),
-        (torch.zeros(6), r"float32 of shape \(6,\), expected classes"),
+        (torch.zeros(6), r"float32 of shape \(6,\)"),
         (torch.full((6,), 4), "expected 0 to 3"),
         (torch.full((6,), -1), "expected 0 to 3"),
         (torch.full((6,), -100), "none counts"),
@@ -323,6 +324,11 @@ def test_accuracy_of_one_output():
     torch.testing.assert_close(loss.accuracy(w), right)
     with pytest.raises(ValueError, match="no accuracy"):
         Loss(net, (x, x[:, :1]), F.mse_loss).accuracy(w)
+    # ±1 stay ±1 in a chunk that holds but ones
+    order = y.argsort(descending=True)
+    signs = (2 * y - 1)[order, None]
+    loss = Loss(net, (x[order], signs), nn.MSELoss(), chunk=2)
+    torch.testing.assert_close(loss.accuracy(w), right)
     many = Network(nn.Linear(6, 3))
     flags = torch.rand(12, 3, generator=g).round()
     v = many.weights()
@@ -470,6 +476,16 @@ def test_no_measure_holds_the_logits_of_a_large_vocabulary_at_once(monkeypatch):
         "noise": lambda: fl.tolerated_noise(loss, w, **few),
         "fisher-rao": lambda: fl.fisher_rao_norm(loss, w),
         "critical": lambda: fl.critical_sharpness(loss, w),
+    }
+    # so many classes of one vector each, by two networks
+    examples = fl.Examples(torch.rand(4 * n, 2, generator=g), y.flatten())
+    wide = fl.Network(nn.Linear(2, vocabulary, bias=False))
+    part, w2 = fl.Loss(wide, examples), wide.init(range(2))
+    data = fl.Dataset(examples, examples, examples, vocabulary, "wide")
+    how = {"epochs": 1, "batch_size": 4, "lr": 0.1}
+    measures |= {
+        "train": lambda: fl.train(wide, data, seeds=range(2), **how),
+        "margin": lambda: study._margin(part, w2),
     }
     for name, measure in measures.items():
         with Largest() as largest:

@@ -349,7 +349,7 @@ def measure(
         "fisher_rao": fl.fisher_rao_norm(loss, w),
         "relative_flatness": layers[-1],
         "relative_all": layers.sum(0),
-        "input": _slope(net, w, data.train.x),
+        "input": _slope(loss, w),
         "norm": w.norm(dim=1),
         "distance": (w - start).norm(dim=1),
         "path_norm": net(w.square(), ones).sum((1, 2)).sqrt(),
@@ -370,24 +370,28 @@ def _soft_rank(net: fl.Network, data: fl.Dataset, w: Tensor) -> dict[str, Tensor
     return {"soft_rank": found.values}
 
 
-def _slope(net: fl.Network, w: Tensor, x: Tensor) -> Tensor:
+def _slope(loss: fl.Loss, w: Tensor) -> Tensor:
     """Mean over examples of the squared Frobenius norm of the logits' Jacobian in x."""
-    x = x.to(w.dtype).expand(len(w), *x.shape).clone().requires_grad_()
-    logits = net.evaluate(net.unflatten(w), x, own_inputs=True)
-    total = 0.0
-    for of_class in logits.unbind(-1):
-        (slope,) = torch.autograd.grad(of_class.sum(), x, retain_graph=True)
-        total = total + slope.square().flatten(2).sum(2).mean(1)
-    return total
+    parts, net = [], loss.net
+    for x, *_ in loss.chunks(w):
+        x = x.expand(len(w), *x.shape).clone().requires_grad_()
+        logits = net.evaluate(net.unflatten(w), x, own_inputs=True)
+        slopes = (
+            torch.autograd.grad(of_class.sum(), x, retain_graph=True)[0]
+            for of_class in logits.unbind(-1)
+        )
+        parts.append(torch.stack([s.square().flatten(2).sum(2) for s in slopes]))
+    return sum(of_class.mean(1) for of_class in torch.cat(parts, 2))
 
 
 def _margin(loss: fl.Loss, w: Tensor) -> Tensor:
     """Lead of the label's logit over the next, which a tenth of the examples miss."""
-    logits = loss.logits(w)
-    label = loss.y.to(w.device).expand(len(w), -1)[..., None]
-    own = logits.gather(2, label)[..., 0]
-    others = logits.scatter(2, label, -math.inf).amax(2)
-    return (own - others).quantile(0.1, dim=1)
+    leads = []
+    for part, logits in loss.outputs(w):
+        label = loss.y[part].to(w.device).expand(len(w), -1)[..., None]
+        own = logits.gather(2, label)[..., 0]
+        leads.append(own - logits.scatter(2, label, -math.inf).amax(2))
+    return torch.cat(leads, 1).quantile(0.1, dim=1)
 
 
 def judge(net: fl.Network, data: fl.Dataset, w: Tensor) -> dict[str, Tensor]:
