@@ -9,6 +9,7 @@ together, and counts time by what they work and sleep, not by the clock.
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import queue
@@ -99,7 +100,7 @@ ENVIRONMENT = {
 HARMLESS = {k: v for k, v in ENVIRONMENT.items() if k not in ("PATH", "HOME")}
 
 
-def command(filter_file):
+def command(filter_file=None):
     """The command line that runs the host, given the descriptor of the filter."""
     limits = [
         shutil.which("prlimit"),
@@ -145,6 +146,14 @@ def command(filter_file):
     ]
 
 
+def _readable(content):
+    """A descriptor from which a little content can be read once."""
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    return reading
+
+
 def system_filter():
     """A seccomp filter without memory that is in no process and no file system."""
     if platform.machine() not in CALLS:
@@ -181,31 +190,26 @@ class Sandbox:
     """
 
     def __init__(self, confined=True):
-        filters, handed = (system_filter() if confined else None), []
-        if filters:
-            reading, writing = os.pipe()
-            os.write(writing, filters)
-            os.close(writing)
-            handed = [reading]
+        filters = system_filter() if confined else None
+        handed = () if filters is None else (_readable(filters),)
         self.process = subprocess.Popen(
-            command(handed[0] if handed else None) if confined else HOST,
+            command(*handed) if confined else HOST,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what is printed is nobody's
             env=ENVIRONMENT if confined else os.environ | HARMLESS,
             pass_fds=handed,
             start_new_session=True,
         )
         for descriptor in handed:
             os.close(descriptor)
-        self.watched = confined
         self.lines = queue.Queue(4)
         self.fate = ""
         self.asked = 0
         self.worked = self.slept = 0.0  # seconds, since the start
-        self.due = None  # when the request in hand ends: worked + slept, clock, limit
-        self.sent, self.rest = False, bytearray()
-        for work in (self._drain, self._read, self._watch):
+        self.due = None  # when the request in hand ends: spent, by the clock, limit
+        self.waits = False  # whether it is the process that has to do something
+        for work in (self._read, self._watch):
             threading.Thread(target=work, daemon=True).start()
         self.run("pass", START_SECONDS)
 
@@ -220,171 +224,118 @@ class Sandbox:
 
     def value(self, name, seconds):
         """Give the plain value of a variable."""
-        return self._decoded(self._ask({"name": name}, seconds)["value"])
+        return _decoded(self._ask({"name": name}, seconds))
 
     def call(self, name, args, kwargs, seconds):
         """Call with plain arguments: the result, and whether they were changed."""
         content = plain.encode((list(args), kwargs)).decode()
         reply = self._ask({"name": name, "args": content}, seconds)
-        return self._decoded(reply["value"]), reply.get("changed") is True
+        return _decoded(reply), reply.get("changed") is True
 
     def close(self):
         """End the process and all that it started."""
         # Killing bubblewrap ends its process namespace with everything inside.
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError, ValueError):
-                pipe.close()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
 
     def _ask(self, request, seconds):
         self.asked += 1
         request["id"] = self.asked
         clock = time.monotonic() + PATIENCE * max(seconds, LEAST)
-        line = json.dumps(request).encode() + b"\n"
         self.due = (self.spent + seconds, clock, seconds)
         try:
-            self.process.stdin.write(line)
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
-            self.sent = True
-            reply = {}
+            self.waits, reply = True, {}
             while reply.get("id") != self.asked:  # others were written by the student
-                line = self.lines.get()
-                if line is None:
-                    self._end("ended its process")
-                reply = json.loads(line)
+                reply = json.loads(self.lines.get())
             if "error" not in reply:
                 reply["value"]
                 return reply
             kind, message = str(reply["error"]), str(reply["message"])
-        except SandboxError:
-            raise
-        except Exception:  # of the pipe, or of what was written into it
-            self._end("stopped answering")
+        except Exception as error:  # of the pipe, or of what was written into it
+            ended = isinstance(error, OSError)
+            self._kill("ended its process" if ended else "stopped answering")
+            self.close()
+            raise SandboxError(self.fate) from None
         finally:
-            self.due, self.sent = None, False
+            self.due, self.waits = None, False
         raise _exception(kind, message)
-
-    def _end(self, fate):
-        # The watch may have had a reason of its own a moment ago.
-        self.fate = self.fate or fate
-        self.close()
-        raise SandboxError(self.fate) from None
 
     def _kill(self, fate):
         self.fate = self.fate or fate
         self.process.kill()
 
-    def _decoded(self, text):
-        if not isinstance(text, str):
-            raise plain.NotPlainError("no data came back")
-        return plain.decode(text)
-
-    def _drain(self):
-        with contextlib.suppress(OSError, ValueError):
-            while self.process.stderr.read1(1 << 16):
-                pass  # what is printed is nobody's
-            self.process.stderr.close()
-
     def _read(self):
-        """Give the lines that were answered to whoever asks, and None at the end."""
-        rest = self.rest
-        with contextlib.suppress(OSError, ValueError):
-            while content := self.process.stdout.read1(1 << 20):
-                *lines, tail = content.split(b"\n")
-                for line in lines:
-                    self._hand(bytes(rest + line))
-                    rest.clear()
-                rest += tail
-                if len(rest) > REPLY_SIZE:
+        """Give the lines that were answered to whoever asks, and "" at the end."""
+        with contextlib.suppress(OSError, ValueError), self.process.stdout as file:
+            while line := file.readline(REPLY_SIZE):
+                parts = sum(map(line.count, (b",", b"[", b"{")))
+                if len(line) == REPLY_SIZE or parts > REPLY_PARTS:
                     self._kill("answered too much")
-        self._hand(None)
-
-    def _hand(self, line):
-        if line and sum(map(line.count, (b",", b"[", b"{"))) > REPLY_PARTS:
-            self._kill("answered too much")
-            return
-        while True:
-            try:
-                return self.lines.put(line, timeout=0.5)
-            except queue.Full:
-                if self.process.poll() is not None:
-                    with contextlib.suppress(queue.Empty):
-                        self.lines.get_nowait()
-
-    def _waits_for_us(self):
-        # On a busy machine it may be this side that is slow to take what is written.
-        if not self.watched:
-            return False
-        import fcntl
-        import termios
-
-        waiting = b""
-        for pipe in (self.process.stdout, self.process.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                waiting += fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
-        return bool(self.rest) or any(waiting) or not self.lines.empty()
+                    break
+                self.lines.put(line)
+        self.fate = self.fate or "ended its process"
+        self.lines.put("")
 
     def _watch(self):
-        last = time.monotonic()
+        """Count what is used, and end what uses too much."""
         while self.process.poll() is None:
             time.sleep(TICK)
-            now = time.monotonic()
-            before, moves = self.worked, False
-            if self.watched:
-                self.worked, memory, processes, threads, moves = usage(self.process.pid)
-                if memory > MEMORY:
-                    self._kill(f"used more than {MEMORY // GIB} GiB of memory")
-                elif processes > PROCESSES:
-                    self._kill(f"started more than {PROCESSES} processes")
-                elif threads > THREADS:
-                    self._kill(f"started more than {THREADS} threads")
-            self.worked = max(self.worked, before)  # who ends takes its time along
-            due = self.due
-            idle = not moves and self.worked - before < 0.01
-            if due and idle and self.sent and not self._waits_for_us():
-                self.slept += min(now - last, 5 * TICK)
-            if due and self.spent > due[0]:
+            worked, memory, processes, threads, moves = usage(self.process.pid)
+            if self.waits and not moves and worked - self.worked < 0.01:
+                self.slept += TICK
+            self.worked = max(self.worked, worked)  # who ends takes its time along
+            due = self.due or (math.inf, math.inf, 0)
+            if memory > MEMORY:
+                self._kill(f"used more than {MEMORY // GIB} GiB of memory")
+            elif processes > PROCESSES:
+                self._kill(f"started more than {PROCESSES} processes")
+            elif threads > THREADS:
+                self._kill(f"started more than {THREADS} threads")
+            elif self.spent > due[0]:
                 self._kill(f"did not end within {due[2]:.0f} s")
-            elif due and now > due[1]:
+            elif time.monotonic() > due[1]:
                 self._kill("did not end for a long time, by the clock")
-            last = now
 
 
 def usage(root):
-    """What all descendants of a process use.
+    """What a process and all its descendants use.
 
     Returns:
         Their processor time in seconds, with that of those who ended; memory of their
         own in bytes; how many processes and threads; whether any runs or waits to.
     """
     children, stats = {}, {}
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (fields := _fields(f"/proc/{name}/stat")):
-            stats[int(name)] = fields
-            children.setdefault(int(fields[1]), []).append(int(name))
+    for pid in filter(str.isdigit, _listed("/proc")):
+        if fields := _fields(f"/proc/{pid}/stat"):
+            stats[pid] = fields
+            children.setdefault(fields[1], []).append(pid)
+    inside = [str(root)] if str(root) in stats else []
+    for pid in inside:
+        inside += [c for c in children.get(pid, ()) if c not in inside]
     worked, memory, threads, moves = 0, 0, 0, False
-    waiting, seen = list(children.get(root, ())), []
-    while waiting:
-        pid = waiting.pop()
-        seen.append(pid)
-        waiting += children.get(pid, ())
-        fields = stats[pid]
-        worked += sum(map(int, fields[11:15]))
-        threads += int(fields[17])
-        with contextlib.suppress(OSError, ValueError):
-            status = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
-            for line in status.splitlines():
-                if line.startswith(("RssAnon", "RssShmem", "VmSwap")):
+    for pid in inside:
+        worked += sum(map(int, stats[pid][11:15]))
+        threads += int(stats[pid][17])
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith((b"RssAnon", b"RssShmem", b"VmSwap")):
                     memory += int(line.split()[1]) << 10
-        with contextlib.suppress(OSError):
-            tasks = os.listdir(f"/proc/{pid}/task")[:THREADS]
-            moves = moves or any(
-                fields[0] in "RD"
-                for t in tasks
-                if (fields := _fields(f"/proc/{pid}/task/{t}/stat"))
-            )
-    return worked / os.sysconf("SC_CLK_TCK"), memory, len(seen), threads, moves
+        for task in _listed(f"/proc/{pid}/task")[:THREADS]:
+            fields = None if moves else _fields(f"/proc/{pid}/task/{task}/stat")
+            moves = moves or (fields is not None and fields[0] in "RD")
+    ticks = os.sysconf("SC_CLK_TCK") if inside else 1
+    return worked / ticks, memory, len(inside), threads, moves
+
+
+def _listed(path):
+    try:
+        return os.listdir(path)
+    except OSError:  # it has ended; or this is a home without /proc
+        return []
 
 
 def _fields(path):
@@ -394,6 +345,12 @@ def _fields(path):
             return file.read().rpartition(b")")[2].decode("ascii", "replace").split()
     except OSError:
         return None
+
+
+def _decoded(reply):
+    if not isinstance(reply["value"], str):
+        raise plain.NotPlainError("no data came back")
+    return plain.decode(reply["value"])
 
 
 def _exception(kind, message):
