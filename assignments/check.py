@@ -17,16 +17,8 @@ PACKAGES = {"numpy", "scipy", "torch", "sklearn", "matplotlib", "flatlab", "IPyt
 
 def strangers(cells):
     """Packages that the notebook imports and the grader may not have."""
-    found = set()
-    for kind, source, _ in cells:
-        lines = (
-            n for n in source.splitlines() if not n.lstrip().startswith(("%", "!"))
-        )
-        try:
-            names = list(notebooks.imported("\n".join(lines))) if kind == "code" else []
-        except (SyntaxError, ValueError):
-            continue
-        found |= {name.partition(".")[0] for name in names}
+    code = "\n".join(source for kind, source, _ in cells if kind == "code")
+    found = {name.partition(".")[0] for name in notebooks.imported(code)}
     return sorted(found - PACKAGES - sys.stdlib_module_names)
 
 
@@ -49,19 +41,16 @@ def main(arguments=None):
         grade = judge("", assignment, found, session)
     wrong = [grade.reason] if grade.reason else []
     wrong += [f"{n} may not be there when this is graded." for n in strangers(cells)]
+    lost = 0
     for outcome in grade.outcomes:
-        said = outcome.message
+        said = outcome.message or "the visible test passes"
         if outcome.points is None:
             text = next(s for _, id, s, _ in grade.steps if id == outcome.id)
             said = "answered" if text.strip() else "not answered"
-        print(f"{outcome.title}: {said or 'the visible test passes'}")
-        wrong += (
-            [outcome.title] if outcome.points == 0 or said == "not answered" else []
-        )
-    for sentence in dict.fromkeys(wrong):
-        print(f"- {sentence}")
-    print("Grading checks more, with other numbers." if not wrong else "Please look.")
-    return bool(wrong)
+        lost += outcome.points == 0 or said == "not answered"
+        print(f"{outcome.title}: {said}")
+    print(*wrong, f"{lost} tasks to look at; grading checks more.", sep="\n")
+    return bool(wrong or lost)
 
 
 if __name__ == "__main__":

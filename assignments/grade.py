@@ -19,13 +19,13 @@ import signal
 import sys
 import tempfile
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: forks have one thread
 
 from assignments import collect, confine, gradebook, notebooks, report
-from assignments.judge import Grade, Outcome, judge, nothing
+from assignments.judge import Grade, judge, nothing
 from assignments.run import Limits, Session
 
 SECONDS = 3600  # by the clock, after which a submission's process ends
@@ -33,19 +33,19 @@ MEMORY = 12 << 30  # address space of that process; what a student answers is in
 ATTEMPTS = 2
 
 
-def in_processes(jobs, work, workers, tell=None):
+def in_processes(jobs, work, workers):
     """Do jobs in processes of their own, which may end as they like.
 
     Args:
         jobs: dict from a key to an argument.
         work: function of one argument; gives what JSON can hold and is no string.
         workers: how many at a time.
-        tell: called with the key and the result of each job as it ends.
 
-    Returns:
-        A dict from key to result; where there is none, to a sentence that says why.
+    Yields:
+        The key and the result of each job as it ends; where there is no result, a
+        sentence that says why.
     """
-    waiting, running, results = [(key, 1) for key in jobs], {}, {}
+    waiting, running = [(key, 1) for key in jobs], {}
     with tempfile.TemporaryDirectory() as folder:
         paths = {key: Path(folder) / f"{n}.json" for n, key in enumerate(jobs)}
         while waiting or running:
@@ -61,24 +61,15 @@ def in_processes(jobs, work, workers, tell=None):
             if child not in running:
                 continue
             key, attempt = running.pop(child)
-            results[key] = _record(paths[key])
-            if results[key] is None:
-                if attempt < ATTEMPTS:  # it may have been another's memory
-                    waiting.append((key, attempt + 1))
-                    continue
-                ended = os.waitstatus_to_exitcode(code)
-                results[key] = f"The process that graded it ended with {ended}, twice."
-            if tell:
-                tell(key, results[key])
-    return results
-
-
-def _record(path):
-    """What is in a file of JSON, None where there is none."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
+            result = read(paths[key])
+            if (
+                result is None and attempt < ATTEMPTS
+            ):  # it may have been another's memory
+                waiting.append((key, attempt + 1))
+                continue
+            ended = os.waitstatus_to_exitcode(code)
+            lost = f"The process that graded it ended with {ended}, twice."
+            yield key, lost if result is None else result
 
 
 def _child(work, argument, path):
@@ -105,74 +96,83 @@ def _child(work, argument, path):
         os._exit(code)
 
 
+def read(path):
+    """What is in a file of JSON, None where there is none."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def write(path, content):
     """Write JSON all at once or not at all."""
     report.put(path, json.dumps(content, indent=1) + "\n")
+
+
+def digest(content):
+    """A short text that differs where what JSON can hold does."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass
+class Job:
+    """A submission to grade, and digests of what its grade comes from."""
+
+    student: str
+    found: collect.Found
+    content: str
+    rules: str
+    only: str | None  # the id of the one task that is graded again
 
 
 class Course:
     """All that one run of the command shares."""
 
     def __init__(self, options):
-        self.options = options
+        self.options, self.limits = options, {}
         self.assignments = {
             name: notebooks.read(name, options.source)
             for name in notebooks.names(options.source)
         }
-        code = hashlib.sha256()
-        for package in (Path(__file__).parent, confine.PACKAGE):
-            for path in sorted(package.rglob("*.py")):
-                code.update(path.read_bytes())
-        self.code = code.hexdigest()
-        self.limits = {}
+        tasks = [(a.name, t.id) for a in self.assignments.values() for t in a.tasks]
+        called = {
+            f"{name}/{id.removeprefix('test-')}": (name, id) for name, id in tasks
+        }
+        self.again = called.get(options.task)
+        if options.task and not self.again:
+            raise SystemExit(f"no task {options.task}; there are {', '.join(called)}")
+        files = [*Path(__file__).parent.rglob("*.py"), *confine.PACKAGE.rglob("*.py")]
+        self.code = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)]
 
     def collected(self, paths):
         """What one student handed in, as JSON."""
         return [vars(found) for found in collect.collect(paths, self.assignments)]
 
     def job(self, student, found, record):
-        """What is to be graded, or None where the record of an earlier run holds.
-
-        Its ``content`` and ``rules`` are digests of what it came from.
-        """
+        """What is to be graded, or None where the record of an earlier run holds."""
         assignment, options = self.assignments.get(found.assignment), self.options
-        rules = [self.code, assignment and assignment.digest, options.variants]
-        same = record.get("content") == _content(student, found)
-        again = options.student == student and not options.task
-        if options.task and assignment and options.student in (None, student):
-            name, _, task = options.task.rpartition("/")
-            for t in assignment.tasks if name in ("", assignment.name) else ():
-                if t.id.removeprefix("test-") == task.removeprefix("test-"):
-                    return student, found, t.id if same else None, _digest(rules)
-        if same and not again and record["rules"] == _digest(rules):
+        content = digest([student, vars(found) | {"time": 0, "quizzes": {}}])
+        rules = digest([self.code, assignment and assignment.digest, options.variants])
+        same = record.get("content") == content
+        whose, only = options.student in (None, student), None
+        again = whose and options.student is not None
+        if self.again:
+            again = whose and found.assignment == self.again[0]
+            only = self.again[1] if again and same else None
+        if same and not again and record["rules"] == rules:
             record["grade"]["time"] = found.time
             return None
-        return student, found, None, _digest(rules)
-
-    def record(self, job, before, grade):
-        """What is kept of a grade; after a regrade of one task, with the others."""
-        student, found, only, rules = job
-        if only:
-            new = {o["id"]: o for o in grade["outcomes"]}
-            old = before["grade"]["outcomes"]
-            grade["outcomes"] = [new.get(o["id"], o) for o in old]
-        return {"content": _content(student, found), "rules": rules, "grade": grade}
-
-    def failed(self, student, found, reason):
-        """The grade, as JSON, of a submission whose process ended."""
-        lost = nothing(self.assignments.get(found.assignment))
-        whose = student, found.assignment, found.file, found.time
-        return asdict(Grade(*whose, "look", reason, lost))
+        return Job(student, found, content, rules, only)
 
     def graded(self, job):
         """Grade one submission, as JSON."""
-        student, found, only, _ = job
-        assignment = self.assignments.get(found.assignment)
+        assignment = self.assignments.get(job.found.assignment)
         if self.options.variants and assignment:
-            assignment = notebooks.for_student(assignment, student)
-        limits = self.limits.get(found.assignment, Limits())
+            assignment = notebooks.for_student(assignment, job.student)
+        limits = self.limits.get(job.found.assignment, Limits())
         with contextlib.closing(Session(limits)) as session:
-            return asdict(judge(student, assignment, found, session, only))
+            grade = judge(job.student, assignment, job.found, session, job.only)
+        return asdict(grade)
 
     def measured(self, name):
         """How long the model solution takes, and which tasks it loses."""
@@ -187,102 +187,105 @@ class Course:
         lost = [f"{o.id}: {o.detail}" for o in grade.outcomes if o.detail]
         return {"took": session.took, "lost": lost}
 
+    def calibrate(self, wanted, workers):
+        """Grade the model solutions of assignments, whose names are wanted."""
+        names = [name for name in self.assignments if name in wanted]
+        if not names:
+            return
+        confine.require()
+        say(f"Running the model solutions first: {', '.join(names)} ...")
+        for cell in (c for name in names for c in self.assignments[name].cells):
+            # Once here, not in every process: they are copies of this one.
+            for module in (
+                notebooks.imported(cell.source) if cell.kind == "setup" else ()
+            ):
+                with contextlib.suppress(ImportError):  # the model solution says so
+                    importlib.import_module(module)
+        for name, found in in_processes({n: n for n in names}, self.measured, workers):
+            if lost := found if isinstance(found, str) else found["lost"]:
+                raise SystemExit(
+                    f"The model solution of {name} does not get all points here, so "
+                    f"nothing was graded: {lost}"
+                )
+            self.limits[name] = Limits(model=found["took"])
+
+
+def say(text):
+    """Tell whoever waits."""
+    if os.environ.get("FLATLAB_PROGRESS") != "0":
+        print(text, flush=True)
+
+
+def records(course, students, folder):
+    """Grade what is new, and give everyone's records and answers to quizzes.
+
+    Args:
+        course: ``Course``.
+        students: as ``collect.students`` gives them.
+        folder: of the records, each written as soon as it is there.
+    """
+    workers = course.options.workers or os.cpu_count()
+    collected = dict(in_processes(students, course.collected, workers))
+    jobs, found, quizzes = {}, {}, []
+    for student in students:
+        theirs = collected[student]
+        if isinstance(theirs, str):
+            theirs = [{"looks": [theirs], "readable": False}]
+        for one in (collect.Found(**fields) for fields in theirs):
+            quizzes.append(one.quizzes)
+            path = folder / f"{report.slug(f'{student} {one.assignment}')}.json"
+            found[path] = read(path) or {}
+            if job := course.job(student, one, found[path]):
+                jobs[path] = job
+    names = {job.found.assignment for job in jobs.values() if job.found.readable}
+    course.calibrate(names, workers)
+    for count, (path, grade) in enumerate(
+        in_processes(jobs, course.graded, workers), 1
+    ):
+        job, record = jobs[path], found[path]
+        if isinstance(grade, str):
+            of, file = course.assignments.get(job.found.assignment), job.found.file
+            whose = job.student, job.found.assignment, file, job.found.time
+            record["grade"] = asdict(Grade(*whose, "look", grade, nothing(of)))
+        else:
+            if job.only:
+                new = {o["id"]: o for o in grade["outcomes"]}
+                old = record["grade"]["outcomes"]
+                grade["outcomes"] = [new.get(o["id"], o) for o in old]
+            record |= {"content": job.content, "rules": job.rules, "grade": grade}
+            write(path, record)
+        say(f"{job.student} is graded; {len(jobs)} to go")
+    return list(found.values()), quizzes
+
 
 def grade_all(options):
     """Grade a folder, write its tables and pages, and give the list of grades."""
     output, course = options.output, Course(options)
     by_hand = report.ByHand(output)  # which may be wrong: say so before all work
     rules = gradebook.rules(options.submissions)
-    kept = output / "records"
-    kept.mkdir(parents=True, exist_ok=True)
-    lock = (output / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise SystemExit(f"another run is grading into {output}") from None
     students = collect.students(options.submissions)
-    workers = options.workers or os.cpu_count()
-    jobs, records, quizzes = {}, {}, []
-    for student, theirs in in_processes(students, course.collected, workers).items():
-        if isinstance(theirs, str):
-            theirs = [{"looks": [theirs], "readable": False}]
-        for one in (collect.Found(**fields) for fields in theirs):
-            quizzes.append(one.quizzes)
-            key = report.slug(f"{student} {one.assignment}")
-            records[key] = _record(kept / f"{key}.json") or {}
-            job = course.job(student, one, records[key])
-            if job:
-                jobs[key] = job
-    _calibrate(course, jobs, workers)
-    loud, done = os.environ.get("FLATLAB_PROGRESS") != "0", []
-
-    def tell(key, result):
-        if isinstance(result, str):
-            records[key]["grade"] = course.failed(*jobs[key][:2], result)
-        else:
-            records[key] = course.record(jobs[key], records[key], result)
-            write(kept / f"{key}.json", records[key])
-        done.append(key)
-        if loud:
-            end = "\n" if len(done) == len(jobs) else ""
-            print(f"\r{len(done)} of {len(jobs)} graded", end=end, flush=True)
-
-    in_processes(jobs, course.graded, workers, tell)
-    grades = []
-    for record in records.values():
-        grades.append(Grade(**record["grade"]))
-        grades[-1].outcomes = [Outcome(**o) for o in grades[-1].outcomes]
-    order = list(course.assignments)
-    grades.sort(key=lambda g: (g.student, order.index(g.assignment or order[0])))
-    for one in grades:
-        by_hand.apply(one)
-    gradebook.apply_late(grades, rules)
-    report.write(grades, course.assignments, output, by_hand, rules[-1])
-    gradebook.items(grades, quizzes, output)
-    gradebook.likeness(grades, course.assignments, output)
-    gradebook.exports(grades, course.assignments, options.submissions, output)
-    if options.results:
-        report.put(options.results, json.dumps(gradebook.gradescope(grades[0])))
+    if options.student and options.student not in students:
+        raise SystemExit(f"{options.submissions} has nothing of {options.student}")
+    (output / "records").mkdir(parents=True, exist_ok=True)
+    with (output / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"another run is grading into {output}") from None
+        found, quizzes = records(course, students, output / "records")
+        grades = [Grade.of(record["grade"]) for record in found]
+        order = list(course.assignments)
+        grades.sort(key=lambda g: (g.student, order.index(g.assignment or order[0])))
+        for one in grades:
+            by_hand.apply(one)
+        gradebook.apply_late(grades, rules)
+        report.write(grades, course.assignments, output, by_hand, rules[-1])
+        gradebook.items(grades, quizzes, output)
+        gradebook.likeness(grades, course.assignments, output)
+        gradebook.exports(grades, course.assignments, options.submissions, output)
+        if options.results:
+            report.put(options.results, json.dumps(gradebook.gradescope(grades[0])))
     return grades
-
-
-def _content(student, found):
-    return _digest([student, vars(found) | {"time": 0, "quizzes": {}}])
-
-
-def _digest(content):
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _calibrate(course, jobs, workers):
-    """Grade the model solutions of all assignments that are to be graded."""
-    names = {found.assignment for _, found, *_ in jobs.values() if found.readable}
-    names = [name for name in course.assignments if name in names]
-    if not names:
-        return
-    confine.require()
-    if os.environ.get("FLATLAB_PROGRESS") != "0":
-        print(f"Running the model solutions first: {', '.join(names)} ...", flush=True)
-    for name in names:
-        _import(course.assignments[name])
-    found = in_processes({n: n for n in names}, course.measured, workers)
-    for name, measured in found.items():
-        lost = measured if isinstance(measured, str) else measured["lost"]
-        if lost:
-            raise SystemExit(
-                f"The model solution of {name} does not get all points here, so "
-                f"nothing was graded: {lost}"
-            )
-        course.limits[name] = Limits(model=measured["took"])
-
-
-def _import(assignment):
-    # Once here, not in every process: they are copies of this one.
-    for cell in assignment.cells:
-        if cell.kind == "setup":
-            for name in notebooks.imported(cell.source):
-                with contextlib.suppress(ImportError):  # the model solution says so
-                    importlib.import_module(name)
 
 
 def main(arguments=None):

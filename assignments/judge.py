@@ -44,6 +44,12 @@ class Grade:
     late: int = 0  # days after the deadline
     share: float = 0.0  # of the points that these days cost
 
+    @classmethod
+    def of(cls, fields):
+        """The grade whose fields were kept as JSON."""
+        outcomes = [Outcome(**outcome) for outcome in fields["outcomes"]]
+        return cls(**fields | {"outcomes": outcomes})
+
     @property
     def points(self):
         """Given so far, without the written tasks that nobody has graded yet."""

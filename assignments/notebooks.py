@@ -33,20 +33,7 @@ CHAPTERS = (
     "verdict",
 )
 # What every student's copy says about grading, in a cell of its own.
-NOTE = """## How this is graded
-
-- Hand in this notebook, under any name. Files beside it are not taken: put helpers
-  into cells.
-- `python check.pyz {name}.ipynb`, with the file from your zip, runs it as the grader
-  does, with the tests that you see.
-- It runs from top to bottom without a network, with NumPy, SciPy, PyTorch,
-  scikit-learn, Matplotlib and `flatlab`; pandas and other packages are not there.
-- Each test may work for 20 s, each cell for 60 s, all processes may hold 4 GiB.
-- An answer counts by its value: a NumPy array where a tensor is asked for is fine,
-  and so are lists and tuples. Sets, text and objects of your own classes are not
-  numbers.
-- Locked cells are graded as they were. Write text into the cell that asks for it.
-- What assistants may do for you is in `AI-POLICY.md`."""
+NOTE = Path(__file__).with_name("NOTE.md")
 HIDDEN = "### BEGIN HIDDEN TESTS"
 STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
 # A locked line that gives every student numbers of their own, where that is asked for.
@@ -67,6 +54,12 @@ class Cell:
     names: tuple  # functions and variables, two tuples, that the solution defines
     title: str  # the heading that it stands under
 
+    @property
+    def section(self):
+        """Where in its chapter a lost test is about, as the end of an address."""
+        parts = [t.partition(":")[2] for t in self.tags if t.startswith("section:")]
+        return f"#{parts[0]}" if parts else ""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -77,6 +70,11 @@ class Assignment:
     cells: tuple  # of ``Cell``
     texts: dict  # from the id of every other cell to its source
     digest: str  # changes with anything in it
+
+    @property
+    def by_id(self):
+        """A dict from their ids to the cells."""
+        return {cell.id: cell for cell in self.cells}
 
     @property
     def tasks(self):
@@ -113,9 +111,14 @@ def read(name, folder=None):
             texts[cell["id"]] = source
     if len({cell.id for cell in cells}) < len(cells):
         raise ValueError(f"{name}: two of its cells have one grade_id")
-    texts["note"] = NOTE.format(name=name)
+    texts["note"] = note(name)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Assignment(name, title, tuple(cells), texts, digest)
+
+
+def note(name):
+    """What the student's copy of an assignment says about grading."""
+    return NOTE.read_text("utf-8").replace("NAME", name).strip()
 
 
 def _cell(meta, own, source, markdown, tags, heading):
@@ -177,9 +180,5 @@ def for_student(assignment, student):
 
 
 def imported(source):
-    """The modules that a cell imports."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+    """The modules that some code imports, whatever else stands in it."""
+    return set(re.findall(r"^\s*(?:import|from) +(\w[\w.]*)", source, re.MULTILINE))

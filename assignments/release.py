@@ -28,20 +28,6 @@ with tempfile.TemporaryDirectory() as home:
     words = [sys.executable, "-m", "assignments.check", *sys.argv[1:]]
     sys.exit(subprocess.call(words))
 """
-SETUP = """#!/bin/sh
-apt-get update && apt-get install -y python3-pip util-linux
-# A CPU build of PyTorch is enough: install one here, and the image stays small.
-pip install "/autograder/source/{wheel}[grade]"
-"""
-# Gradescope's containers allow no sandbox of ours: the code runs as nobody there, and
-# the tests belong to root.
-AUTOGRADER = """#!/bin/sh
-cd /autograder/source && mkdir -p /autograder/in && chmod go-rwx source /autograder/in
-cp -r /autograder/submission /autograder/in/student
-FLATLAB_CONFINE=container python3 -m assignments.grade /autograder/in --source source \\
-    --output /autograder/out --results /autograder/results/results.json
-test -s /autograder/results/results.json
-"""
 # What a student's copy must never say.
 SECRETS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
 
@@ -64,8 +50,8 @@ def student_copy(name, folder=notebooks.SOURCE, student=None):
     text = "\n".join(cell.source for cell in notebook.cells)
     if left := [secret for secret in SECRETS if secret in text]:
         raise ValueError(f"{name}: the student's copy still says {', '.join(left)}")
-    note = notebooks.NOTE.format(name=name)
-    note = nbformat.v4.new_markdown_cell(note, id="note", metadata={"editable": False})
+    note, locked = notebooks.note(name), {"editable": False}
+    note = nbformat.v4.new_markdown_cell(note, id="note", metadata=locked)
     notebook.cells.insert(1, note)
     return notebook
 
@@ -96,11 +82,11 @@ def pack(path, texts, files):
     return path
 
 
-def grader(rooms="*"):
-    """The grader's files by the names that they have in an archive."""
-    files = sorted([*HERE.glob("*.py"), *HERE.glob("sandboxed/*.py")])
-    kept = [f for f in files if rooms == "*" or f.parent != HERE or f.stem in rooms]
-    return {f"assignments/{file.relative_to(HERE)}": file for file in kept}
+def grader(*rooms):
+    """The grader's files, or some, by the names that they have in an archive."""
+    files = [f for f in sorted(HERE.glob("*.*")) if not rooms or f.stem in rooms]
+    files += sorted(HERE.glob("sandboxed/*.py"))
+    return {f"assignments/{file.relative_to(HERE)}": file for file in files}
 
 
 def check(path, name, folder):
@@ -108,15 +94,14 @@ def check(path, name, folder):
     rooms = ("__init__", "check", "collect", "confine", "judge", "notebooks", "run")
     copy = nbformat.writes(student_copy(name, folder))
     texts = {f"assignments/source/{name}/{name}.ipynb": copy, "__main__.py": UNPACKED}
-    pack(path, texts, grader(rooms))
+    pack(path, texts, grader(*rooms, "NOTE"))
 
 
 def gradescope(path, name, package):
     """Write the autograder of one assignment for Gradescope."""
-    source = notebooks.SOURCE / name / f"{name}.ipynb"
-    files = {f"source/{name}/{name}.ipynb": source, package.name: package}
-    setup = SETUP.format(wheel=package.name)
-    pack(path, {"setup.sh": setup, "run_autograder": AUTOGRADER}, grader() | files)
+    files = {file.name: file for file in (HERE / "gradescope").iterdir()}
+    files[f"source/{name}/{name}.ipynb"] = notebooks.SOURCE / name / f"{name}.ipynb"
+    pack(path, {}, grader() | files | {package.name: package})
 
 
 def release(output, students=()):

@@ -9,23 +9,20 @@ import hashlib
 import io
 import os
 import re
-from html import escape
 from pathlib import Path
+
+import jinja2
 
 from assignments.collect import clean
 
 FORMULA = re.compile(r"(^|[;\t\n])([ \u00a0]*[=+\-@＝＋－＠])")
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;
-color:#1a1a1a;background:#fff}
-table{border-collapse:collapse;width:100%}
-th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;overflow-wrap:anywhere;
-border-bottom:1px solid #bbb}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f4f4f4;padding:.6rem}
-.remark{border-left:.3rem solid #b34700;padding-left:.6rem}
-@media(prefers-color-scheme:dark){body{color:#eee;background:#171717}
-pre{background:#262626}th,td{border-color:#555}}
-"""
+# PyTorch brings jinja2 along.
+PAGES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    finalize=lambda value: clean(value) if isinstance(value, str) else value,
+)
 
 
 def slug(name):
@@ -46,6 +43,9 @@ def harmless(cell):
 def number(points):
     """Points as a person writes them."""
     return "" if points is None else f"{points:.4f}".rstrip("0").rstrip(".")
+
+
+PAGES.filters["number"] = number
 
 
 # -- tables
@@ -212,56 +212,7 @@ def write(grades, assignments, output, by_hand, book=""):
             old.unlink()
 
 
-# -- pages
-
-
 def page(student, grades, assignments, book=""):
     """The page of one student."""
-    name = escape(clean(student))
-    body = [f"<h1>Feedback for {name}</h1>"]
-    for grade in grades:
-        body += _assignment(grade, assignments.get(grade.assignment), book)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Feedback for {name}</title><style>{STYLE}</style></head>"
-        f"<body><main>{''.join(body)}</main></body></html>"
-    )
-
-
-def _assignment(grade, assignment, book):
-    title = assignment.title if assignment else "Nothing to grade"
-    yield f"<h2>{escape(title)}</h2>"
-    if grade.reason:
-        yield f'<p class="remark">{escape(clean(grade.reason))}</p>'
-    if not assignment:
-        return
-    so_far = " so far" if any(o.points is None for o in grade.outcomes) else ""
-    late = f", {number(grade.total)} after {grade.late} late days" if grade.late else ""
-    yield (
-        f"<p>{number(grade.points)} of {number(assignment.points)} points{so_far}{late}"
-        f"; file: {escape(clean(grade.file))}</p>"
-        '<table><thead><tr><th scope="col">Task</th><th scope="col">Points</th>'
-        '<th scope="col">What the test said</th></tr></thead><tbody>'
-    )
-    cells = {cell.id: cell for cell in assignment.cells}
-    for o in grade.outcomes:
-        link = ""
-        if book and o.points is not None and o.points < o.most:
-            # The tag section:NAME of a test says which part of the chapter it is about.
-            tags = cells[o.id].tags if o.id in cells else ()
-            part = next((t[8:] for t in tags if t.startswith("section:")), "")
-            to = f"{book}/{assignment.name}.html{part and '#' + part}"
-            link = f' <a href="{escape(to)}">Read about it</a>'
-        points = "–" if o.points is None else number(o.points)
-        yield (
-            f'<tr><th scope="row">{escape(o.title or o.id)}</th>'
-            f"<td>{points} of {number(o.most)}</td>"
-            f"<td>{escape(clean(o.message or 'passed'))}{link}</td></tr>"
-        )
-    yield "</tbody></table><h3>Your answers as graded</h3>"
-    for _, id, source, remark in grade.steps:
-        label = cells[id].title if id in cells else "a cell of yours"
-        yield f"<h4>{escape(label)}</h4><pre>{escape(clean(source))}</pre>"
-        if remark:
-            yield f'<p class="remark">{escape(clean(remark))}</p>'
+    words = {"student": student, "grades": grades, "assignments": assignments}
+    return PAGES.get_template("feedback.html").render(words, book=book)

@@ -93,7 +93,7 @@ def test_a_grading_process_that_is_killed_costs_its_own_row(tmp_path):
         return job
 
     jobs = {name: name for name in ("a", "dies", "once", "surrogate", "large", "b")}
-    found = grade.in_processes(jobs, work, 2)
+    found = dict(grade.in_processes(jobs, work, 2))
     assert "ended with -9" in found.pop("dies")
     assert "MemoryError" in found.pop("large")
     assert found == {"a": "a", "once": "once", "surrogate": LONE, "b": "b"}
