@@ -25,6 +25,15 @@ MOST_FILES = 5000
 DEEPEST = 12
 # Jupyter's own copies, resource forks of macOS's archives, repositories.
 IGNORED = {"__MACOSX", ".ipynb_checkpoints", ".git", ".DS_Store", ".venv"}
+# What a file is that is no notebook, by how its text begins and ends.
+LOOKS = {
+    r"\A\Z": "it is empty",
+    r"\A<(?!<<<<<< )": "it is a web page, perhaps that of a login",
+    r"(?m)^(<<<<<<<|>>>>>>>) ": "it holds the marks of a merge that git did not finish",
+    r"\A(pk\x03|\x1f|%pdf|rar!|7z|\x89png)": "it is a file of another kind",
+    r"\Aversion https://git-lfs": "it is a pointer of Git LFS, not the file",
+    r"(?s)\A\{.*[^}]\Z": "it ends in the middle, as after a download that was cut off",
+}
 CANVAS = re.compile(r"([^_]+)_(?:LATE_)?(\d+)_\d+_(.+)", re.DOTALL)
 MOODLE = re.compile(r"_assignsubmission_[a-z]+_?$")
 # Characters that end lines, ring bells, or let text run backwards over other text.
@@ -52,7 +61,6 @@ class File:
     name: str
     time: float
     read: object
-    copied: bool = False  # by something that sets the time anew, such as git
 
 
 @dataclass
@@ -67,7 +75,6 @@ class Found:
     looks: list = field(default_factory=list)  # sentences that a person should read
     beside: list = field(default_factory=list)  # names of files next to it
     readable: bool = True
-    copied: bool = False  # whether its time is that of a copy
     # From a chapter to first answers; on the first that is found of a student.
     quizzes: dict = field(default_factory=dict)
 
@@ -97,12 +104,12 @@ def collect(paths, assignments):
     Returns:
         A list of ``Found``: one for each assignment, and one for what fits none.
     """
-    files, looks = [], []
+    files, looks, copied = [], [], False
     for path in paths:
         if path.is_symlink():
             looks.append(f"{shown(path.name)} is a link, which is not followed.")
         elif path.is_dir():
-            files += _files(path, looks)
+            copied |= _walk(path, files, looks)
         elif CANVAS.fullmatch(shown(path.name)):
             files += _opened(_file(path, path.name), looks)
         else:
@@ -114,25 +121,22 @@ def collect(paths, assignments):
             found.assignment = _belongs(found, assignments)
             versions.setdefault(found.assignment, []).append(found)
     others = versions.pop("", [])
-    chosen = [_choose(assignments[n], theirs) for n, theirs in versions.items()]
-    beside = [shown(f.name) for f in files if not _is_named(f.name)][:50]
+    chosen = [_choose(assignments[n], theirs, copied) for n, theirs in versions.items()]
     for found in chosen:
-        found.beside = beside
-    quizzes = {}
-    for file in files:
-        if name := re.search(r"quiz-([a-z_]+)[^/]*\.json$", file.name):
-            with contextlib.suppress(Exception):
-                quizzes[name[1]] = quiz(file.read())
+        found.beside = [shown(f.name) for f in files if not _is_named(f.name)][:50]
     if others:
         names = ", ".join(f.file for f in others[:20])
         looks = [f"Not an assignment's notebook: {names}.", *others[0].looks, *looks]
     elif not chosen:
         looks.insert(0, "There is no notebook.")
-    if chosen and not others:
-        chosen[0].looks += looks
-    elif looks:
+    if others or not chosen:
         chosen.append(Found(looks=looks, readable=False))
-    chosen[0].quizzes = quizzes
+    else:
+        chosen[0].looks += looks
+    for file in files:
+        if name := re.search(r"quiz-([a-z_]+)[^/]*\.json$", file.name):
+            with contextlib.suppress(Exception):
+                chosen[0].quizzes[name[1]] = quiz(file.read())
     return chosen
 
 
@@ -143,7 +147,7 @@ def quiz(content):
 
 
 def _read(file):
-    found = Found(file=shown(file.name), time=file.time, copied=file.copied)
+    found = Found(file=shown(file.name), time=file.time)
     try:
         found.cells = cells(file.read())
     except (ValueError, OSError, zipfile.BadZipFile, RuntimeError) as error:
@@ -167,9 +171,9 @@ def _counts(name):
     return name not in IGNORED and not name.startswith("._")
 
 
-def _files(home, looks):
-    """All files below a folder, those in archives too."""
-    found, copied = [], False
+def _walk(home, files, looks):
+    """Add all files below a folder, and say whether git set their times anew."""
+    copied, most = False, len(files) + MOST_FILES
 
     def unread(error):
         looks.append(f"A folder cannot be read: {clean(error.strerror)}.")
@@ -180,26 +184,22 @@ def _files(home, looks):
         folders[:] = sorted(filter(_counts, folders), key=os.fsencode)
         for name in (*folders, *sorted(filter(_counts, names), key=os.fsencode)):
             path, relative = Path(folder, name), os.path.normpath(f"{inside}/{name}")
-            try:
+            with contextlib.suppress(OSError):  # it may be gone
                 mode = path.lstat().st_mode
-            except OSError:
-                continue
-            if stat.S_ISREG(mode):
-                found += _opened(_file(path, relative), looks)
-            elif stat.S_ISDIR(mode):
-                if _is_named(name) and inside == ".":
-                    looks.append(f"{shown(relative)} is a folder.")
-            elif _is_named(name) or _is_zip(name):
-                what = "link" if stat.S_ISLNK(mode) else "pipe or a device"
-                looks.append(f"{shown(relative)} is a {what}, which is not read.")
-        if len(found) > MOST_FILES:
+                if stat.S_ISREG(mode):
+                    files += _opened(_file(path, relative), looks)
+                elif stat.S_ISDIR(mode):
+                    if _is_named(name) and inside == ".":
+                        looks.append(f"{shown(relative)} is a folder.")
+                elif _is_named(name) or _is_zip(name):
+                    what = "link" if stat.S_ISLNK(mode) else "pipe or a device"
+                    looks.append(f"{shown(relative)} is a {what}, which is not read.")
+        if len(files) > most:
             looks.append(f"There are more than {MOST_FILES} files.")
             break
         if inside.count("/") > DEEPEST:
             folders.clear()
-    for file in found:
-        file.copied = copied
-    return found
+    return copied
 
 
 def _file(path, name):
@@ -211,10 +211,7 @@ def _file(path, name):
                 raise ValueError("no file")
             return _bounded(file)
 
-    try:
-        return File(name, os.stat(path, follow_symlinks=False).st_mtime, read)
-    except OSError:
-        return File(name, 0.0, read)
+    return File(name, path.lstat().st_mtime, read)
 
 
 def _bounded(file):
@@ -275,7 +272,7 @@ def _belongs(found, assignments):
     return next(iter(assignments)) if len(assignments) == 1 and ids else ""
 
 
-def _choose(assignment, versions):
+def _choose(assignment, versions, copied):
     """Of several versions, the one that was changed last."""
     if len(versions) == 1:
         return versions[0]
@@ -291,7 +288,7 @@ def _choose(assignment, versions):
 
     times = sorted(f.time for f in versions)
     # A copy that was made in one go has one time: it says nothing then.
-    vague = any(f.copied for f in versions) or times[-1] - times[-2] < 2
+    vague = copied or times[-1] - times[-2] < 2
     last = max(versions, key=rank if vague else lambda f: (f.time, rank(f)))
     others = ", ".join(sorted(f.file for f in versions if f is not last))
     if vague:
@@ -351,19 +348,9 @@ def _parts(cell):
 
 
 def _looks_like(text):
-    head = text.lstrip()[:2000].lower()
-    if not head:
-        return "it is empty"
-    if head.startswith("<"):
-        return "it is a web page, perhaps that of a login"
-    if re.search(r"^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE):
-        return "it holds the marks of a merge that git could not finish"
-    if head.startswith(("pk\x03", "\x1f", "%pdf", "rar!", "7z", "\x89png")):
-        return "it is a file of another kind"
-    if head.startswith("version https://git-lfs"):
-        return "it is a pointer of Git LFS, not the file"
-    if head.startswith("{") and not text.rstrip().endswith("}"):
-        return "it ends in the middle, as after a download that was cut off"
+    for pattern, words in LOOKS.items():
+        if re.search(pattern, text.strip(), re.IGNORECASE):
+            return words
     return "please hand it in again, as Jupyter saves it"
 
 

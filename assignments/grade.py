@@ -239,9 +239,7 @@ def records(course, students, folder):
                 jobs[path] = job
     names = {job.found.assignment for job in jobs.values() if job.found.readable}
     course.calibrate(names, workers)
-    for count, (path, grade) in enumerate(
-        in_processes(jobs, course.graded, workers), 1
-    ):
+    for path, grade in in_processes(jobs, course.graded, workers):
         job, record = jobs[path], found[path]
         if isinstance(grade, str):
             of, file = course.assignments.get(job.found.assignment), job.found.file
