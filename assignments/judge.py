@@ -84,8 +84,7 @@ def judge(student, assignment, found, session, only=None):
     steps, looks = collect.fit(assignment, found.cells)
     looks, notes = [*found.looks, *looks], list(found.notes)
     bench = Bench(assignment, session)
-    outcomes, shown = [], []
-    by_id = {cell.id: cell for cell in assignment.cells}
+    outcomes, shown, by_id = [], [], assignment.by_id
     for step in steps:
         cell = by_id.get(step.id)
         if step.kind == "written":
@@ -156,6 +155,8 @@ class Bench:
         """Run a test and give its ``Outcome``."""
         self.changed, self.free = [], "any-form" in cell.tags
         visible, _, hidden = cell.source.partition(notebooks.HIDDEN)
+        head, *rest = PART.split(hidden)
+        parts = list(zip(rest[::3], (float(s or 1) for s in rest[1::3]), rest[2::3]))
         space = dict(self.space)
         with self.session.step("test", cell.id):
             for name in self.variables:
@@ -163,36 +164,24 @@ class Bench:
                     value = self.session.value(name)
                     space[name] = self._fitted(name, value, self.model.get(name))
             lost = self._try(visible, space)
-            if lost:
-                return Outcome(cell.id, 0.0, cell.points, lost, lost, cell.title)
             self.raised = []
-            head, *rest = PART.split(hidden)
-            lost = self._try(head, space)
-            words, sizes, parts = rest[::3], rest[1::3], rest[2::3]
-            sizes = [float(size or 1) for size in sizes]
-            results = [lost or self._try(part, dict(space)) for part in parts]
+            lost = lost or self._try(head, space)
+            found = [lost or self._try(part, dict(space)) for _, _, part in parts]
         if "pure" in cell.tags and self.changed and not lost:
             lost = f"{self.changed[0]} changes its arguments: work on a copy"
-        if lost:
-            kept, messages = 0.0, [lost]
-        elif parts:
-            passed = sum(s for s, found in zip(sizes, results) if not found)
-            kept = cell.points * passed / sum(sizes)
-            messages = [f"{w}: {found}" for w, found in zip(words, results) if found]
-        else:
-            kept, messages = cell.points, []
-        detail = "; ".join(messages)
-        return Outcome(
-            cell.id, kept, cell.points, self._hiding(detail), detail, cell.title
-        )
-
-    def _hiding(self, message):
-        # What a student's own exception says may be an input that they should not see.
+        share, detail = float(not lost), lost
+        if parts and not lost:
+            passed = sum(size for (_, size, _), why in zip(parts, found) if not why)
+            share = passed / sum(size for _, size, _ in parts)
+            failed = [f"{w}: {why}" for (w, _, _), why in zip(parts, found) if why]
+            detail = "; ".join(failed)
+        message = detail
         for error in self.raised:
-            message = message.replace(
-                error, error.partition(":")[0] + " on other input"
-            )
-        return message
+            # A student's own exception may say an input that they should not see.
+            kind = error.partition(":")[0]
+            message = message.replace(error, f"{kind} on other input")
+        most = cell.points
+        return Outcome(cell.id, most * share, most, message, detail, cell.title)
 
     def _try(self, source, space):
         """Run a piece of a test; give "" where it passed, otherwise why not."""
@@ -240,40 +229,30 @@ def fitted(name, value, model):
     Raises:
         AssertionError: it has another form, and says which is expected.
     """
-    if isinstance(model, tuple) and _is_many(value):
-        entries = list(value)
-        if len(entries) != len(model):
+    many = isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
+    if isinstance(model, tuple) and many:
+        if len(value) != len(model):
             raise AssertionError(
-                f"{name} gives {len(entries)} values where {len(model)} are expected"
+                f"{name} gives {len(value)} values where {len(model)} are expected"
             )
-        return tuple(fitted(name, v, m) for v, m in zip(entries, model))
-    if isinstance(model, list) and _is_many(value):
-        if not model:
+        return tuple(fitted(name, v, m) for v, m in zip(value, model))
+    if isinstance(model, list) and many:
+        if len({type(m) for m in model}) != 1:
             return list(value)
-        same = len({type(m) for m in model}) == 1
-        pairs = zip(
-            value, model if len(value) == len(model) else [model[0]] * len(value)
-        )
-        return [fitted(name, v, m) for v, m in pairs] if same else list(value)
+        likes = model if len(value) == len(model) else model[:1] * len(value)
+        return [fitted(name, v, m) for v, m in zip(value, likes)]
     if isinstance(model, dict) and isinstance(value, dict):
         return {
             k: fitted(name, v, model[k]) if k in model else v for k, v in value.items()
         }
-    if isinstance(model, bool | int | float | np.generic | np.ndarray) or _is_tensor(
-        model
-    ):
+    numbers = bool | int | float | np.generic | np.ndarray
+    if isinstance(model, numbers) or _is_tensor(model):
         return _numbers(name, value, model)
     return value
 
 
 def _is_tensor(value):
     return type(value).__module__ == "torch" and hasattr(value, "numpy")
-
-
-def _is_many(value):
-    if isinstance(value, list | tuple):
-        return True
-    return (isinstance(value, np.ndarray) or _is_tensor(value)) and value.ndim > 0
 
 
 def _numbers(name, value, model):
@@ -290,16 +269,14 @@ def _numbers(name, value, model):
         raise AssertionError(f"{name} gives {what} where {_form(like)} is expected")
     if found.dtype.kind == "c" and like.dtype.kind != "c" and not found.imag.any():
         found = found.real
-    if found.shape != like.shape:
-        if [n for n in found.shape if n != 1] == [n for n in like.shape if n != 1]:
-            found = found.reshape(like.shape)
-        else:
-            try:
-                found = np.broadcast_to(found, like.shape).copy()
-            except ValueError:
-                raise AssertionError(
-                    f"{name} gives shape {found.shape} where {_form(like)} is expected"
-                ) from None
+    try:
+        alike = found.squeeze().shape == like.squeeze().shape
+        fit = np.reshape if alike else np.broadcast_to
+        found = fit(found, like.shape).copy()
+    except ValueError:
+        raise AssertionError(
+            f"{name} gives shape {found.shape} where {_form(like)} is expected"
+        ) from None
     with np.errstate(all="ignore"):
         cast = found.astype(like.dtype)
         if (like.dtype.kind == "f" and found.dtype.kind in "biuf") or (
@@ -309,7 +286,7 @@ def _numbers(name, value, model):
     if _is_tensor(model):
         import torch
 
-        return torch.from_numpy(np.ascontiguousarray(found).reshape(found.shape).copy())
+        return torch.tensor(found)
     return found if isinstance(model, np.ndarray) else found.item()
 
 
