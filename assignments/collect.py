@@ -15,7 +15,7 @@ import stat
 import time
 import unicodedata
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -377,49 +377,43 @@ def fit(assignment, found):
     Returns:
         A list of ``Step`` and a list of sentences that a person should read.
     """
-    items, first = _recognised(assignment, found), {}
-    for number, (cell, _, _) in enumerate(items):
-        if cell is not None:
-            first.setdefault(cell.id, number)
-    answers, notes = _answers(assignment, items, first)
+    items = _recognised(assignment, found)
+    answers, notes = _answers(assignment, items)
     counted = {number for numbers in answers.values() for number in numbers}
-    added, texts, changed, last = {}, {}, {}, -1
     order = {cell.id: number for number, cell in enumerate(assignment.cells)}
+    added, texts, own = defaultdict(list), defaultdict(list), defaultdict(list)
+    place, there = -1, set()
     for number, (cell, kind, source) in enumerate(items):
-        if cell is not None and first[cell.id] == number:
-            last = order[cell.id]
-        if number in counted:
+        if cell and cell.id not in there:
+            place = order[cell.id]
+            there.add(cell.id)
+        if number in counted or (cell and _same(source, cell.released)):
             continue
-        if cell is None and kind != "code":
-            texts.setdefault(last, []).append(source)
-        elif cell is None or cell.kind == "solution":
-            if kind == "code" and (cell is None or not _same(source, cell.released)):
-                added.setdefault(last, []).append(Step("student", "", source))
-        elif cell.kind == "written":
-            if not _same(source, cell.released):
-                texts.setdefault(order[cell.id], []).append(source)
+        if kind == "code" and (cell is None or cell.kind == "solution"):
+            added[place].append(Step("student", "", source))
+        elif cell is None or cell.kind == "written":
+            texts[order[cell.id] if cell else place].append(source)
         elif kind == "code":
-            changed.setdefault(cell.id, []).append(source)
-    steps = added.get(-1, [])
+            own[cell.id].append(_definitions(source))
+    steps = added[-1]
     for number, cell in enumerate(assignment.cells):
-        own = "\n".join(map(_definitions, changed.get(cell.id, [cell.released])))
-        helpers = [Step("student", "", own)] if own.strip() else []
         if cell.kind == "solution":
-            told = [items[n][2] for n in answers[cell.id]]
-            if not told and cell.id in first:
-                told = [cell.released]
-            steps += [Step("student", cell.id, source) for source in told or [""]]
+            filled = [items[n][2] for n in answers[cell.id]]
+            untouched = cell.released if cell.id in there else ""
+            steps += [Step("student", cell.id, s) for s in filled or [untouched]]
         elif cell.kind == "written":
             near = texts.pop(number - 1, []) + texts.pop(number, [])
             steps.append(Step("written", cell.id, "\n\n".join(near)))
         elif cell.kind == "setup":
             # The student's version may import more.
             steps.append(Step("setup", cell.id, cell.source))
-            steps += helpers if cell.id in changed and own != cell.released else []
+            steps += [Step("student", "", s) for s in own[cell.id] if s]
         elif cell.kind == "test":
             # At home its helpers are there when the solution is called.
-            steps += [*helpers, Step("test", cell.id, cell.source)]
-        steps += added.get(number, [])
+            helpers = own[cell.id] or [_definitions(cell.released)]
+            steps += [Step("student", "", s) for s in helpers if s]
+            steps.append(Step("test", cell.id, cell.source))
+        steps += added[number]
     return steps, notes
 
 
@@ -452,12 +446,13 @@ def _recognised(assignment, found):
     return items
 
 
-def _answers(assignment, items, first):
+def _answers(assignment, items):
     """From each solution to the numbers of the items that count, and notes."""
-    answers, notes, missing = {}, [], []
+    answers, notes, first = {}, [], {}
+    for number, (cell, _, _) in enumerate(items):
+        if cell is not None:
+            first.setdefault(cell.id, number)
     for number, cell in enumerate(assignment.cells):
-        if cell.id not in first and cell.kind != "ungraded":
-            missing.append(cell.id)
         if cell.kind != "solution":
             continue
         tests = [c.id for c in assignment.cells[number:] if c.kind == "test"]
@@ -470,14 +465,16 @@ def _answers(assignment, items, first):
             and (kind == "code" or _definitions(source, (ast.stmt,)))
         ]
         answers[cell.id] = [n for n in filled if n < end] or filled
-        texts = [n for n in answers[cell.id] if items[n][1] != "code"]
-        if texts:
+        if any(items[n][1] != "code" for n in answers[cell.id]):
             notes.append(f"The cell {cell.id} is there as text; it is run as code.")
         if len(filled) > 1:
             notes.append(
                 f"The cell {cell.id} is there {len(filled)} times; what was filled in "
                 "before its test counts."
             )
+    missing = [
+        c.id for c in assignment.cells if c.id not in first and c.kind != "ungraded"
+    ]
     if missing:
         notes.append(f"Missing: the cells {', '.join(missing)}.")
     return answers, notes

@@ -100,50 +100,39 @@ ENVIRONMENT = {
 HARMLESS = {k: v for k, v in ENVIRONMENT.items() if k not in ("PATH", "HOME")}
 
 
+# Scratch folders are in memory, so that files of any number fill nothing of this
+# machine. Shared mappings of /dev/zero would be memory that no process seems to hold.
+WALLS = f"""
+    --unshare-all --die-with-parent --new-session --uid 65534 --gid 65534 --cap-drop ALL
+    --ro-bind /usr /usr --proc /proc --dev /dev
+    --size {FILE_SIZE} --tmpfs /dev/shm --dev-bind /dev/null /dev/zero --remount-ro /dev
+    --size {FILE_SIZE} --tmpfs /tmp --size {FILE_SIZE} --tmpfs {FOLDER} --chdir {FOLDER}
+    --ro-bind-try /etc/alternatives /etc/alternatives
+    --ro-bind-try /etc/ld.so.cache /etc/ld.so.cache
+    --ro-bind-try /etc/localtime /etc/localtime
+""".split()
+BOUNDS = f"--as={ADDRESS_SPACE} --cpu={PROCESSOR_SECONDS} --fsize={FILE_SIZE}".split()
+BOUNDS += ["--nofile=256", "--core=0", "--"]
+NOBODY = ["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
+
+
 def command(filter_file=None):
     """The command line that runs the host, given the descriptor of the filter."""
-    limits = [
-        shutil.which("prlimit"),
-        f"--as={ADDRESS_SPACE}",
-        f"--cpu={PROCESSOR_SECONDS}",
-        f"--fsize={FILE_SIZE}",
-        "--nofile=256",
-        "--core=0",
-        "--",
-    ]
+    bounded = [shutil.which("prlimit"), *BOUNDS]
     if os.environ.get("FLATLAB_CONFINE") == "container":
-        nobody = ("--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
-        return [*limits, shutil.which("setpriv"), *nobody, *HOST]
-    readable = [sys.base_prefix, sys.prefix, PACKAGE, Path(plain.__file__).parent]
-    bound = []
-    for path in readable:
+        return [*bounded, shutil.which("setpriv"), *NOBODY, *HOST]
+    seen = []
+    for path in (sys.base_prefix, sys.prefix, PACKAGE, Path(plain.__file__).parent):
         if not Path(path).is_relative_to("/usr"):
-            bound += ["--ro-bind", str(path), str(path)]
+            seen += ["--ro-bind", str(path), str(path)]
     for path in ("/lib", "/lib64", "/bin"):
-        target = os.path.realpath(path)
-        if target != path:
-            bound += ["--symlink", target, path]
-        elif os.path.isdir(path):
-            bound += ["--ro-bind", path, path]
-    for path in ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"):
-        bound += ["--ro-bind-try", path, path]
-    size = ("--size", str(FILE_SIZE), "--tmpfs")
-    return [
-        *limits,
-        shutil.which("bwrap"),
-        *("--unshare-all", "--die-with-parent", "--new-session"),
-        *("--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"),
-        *(("--seccomp", str(filter_file)) if filter_file is not None else ()),
-        *("--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"),
-        # Shared mappings of /dev/zero are memory that no process seems to hold.
-        *(*size, "/dev/shm", "--dev-bind", "/dev/null", "/dev/zero"),
-        *("--remount-ro", "/dev"),
-        # In memory, so that files of any number fill nothing of this machine.
-        *(*size, "/tmp", *size, FOLDER),
-        *bound,
-        *("--chdir", FOLDER, "--remount-ro", "/"),
-        *("--", *HOST),
-    ]
+        if os.path.islink(path):
+            seen += ["--symlink", os.path.realpath(path), path]
+        else:
+            seen += ["--ro-bind-try", path, path]
+    if filter_file is not None:
+        seen += ["--seccomp", str(filter_file)]
+    return [*bounded, shutil.which("bwrap"), *WALLS, *seen, "--remount-ro", "/", *HOST]
 
 
 def _readable(content):

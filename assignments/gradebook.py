@@ -14,7 +14,7 @@ import tokenize
 import tomllib
 from collections import Counter
 
-from assignments.report import number, rows_of, table
+from assignments.report import rows_of, table
 
 ALIKE = 0.8  # share of the shorter answer that stands in the other
 SHORTEST = 30  # tokens; shorter answers look alike by themselves
@@ -88,11 +88,10 @@ def items(grades, quizzes, output):
         share, rest = [f[0] for f in found], [f[1] for f in found]
         tells = ""
         if len(set(share)) > 1 and len(set(rest)) > 1:
-            tells = number(statistics.correlation(share, rest))
+            tells = statistics.correlation(share, rest)
         often = Counter(f[2] for f in found if f[2] and f[0] < 1).most_common(1)
-        counts = len(share), number(statistics.mean(share))
-        ends = sum(s == 1 for s in share), sum(s == 0 for s in share)
-        rows.append((*key, *counts, *ends, tells, *(often[0] if often else ("", 0))))
+        counts = len(share), statistics.mean(share), share.count(1), share.count(0)
+        rows.append((*key, *counts, tells, *(often[0] if often else ("", 0))))
     head = ("assignment", "task", "title", "students", "mean_share", "all", "none")
     head += ("correlation_with_rest", "most_frequent_message", "times")
     table(output / "items.csv", head, rows)
@@ -109,15 +108,14 @@ def likeness(grades, assignments, output):
             if id and kind in ("student", "written"):
                 answers.setdefault((g.assignment, id), {})[g.student] = source
     for (name, id), theirs in answers.items():
-        cell = next(c for c in assignments[name].cells if c.id == id)
-        shown = pieces(cell.released)
+        shown = pieces(assignments[name].by_id[id].released)
         found = {s: pieces(text) - shown for s, text in theirs.items()}
         found = {s: p for s, p in found.items() if len(p) >= SHORTEST}
         for one, other in itertools.combinations(sorted(found), 2):
             common = len(found[one] & found[other])
             share = common / min(len(found[one]), len(found[other]))
             if share >= ALIKE:
-                rows.append((name, id, one, other, f"{share:.2f}"))
+                rows.append((name, id, one, other, round(share, 2)))
     rows.sort(key=lambda row: row[4], reverse=True)
     head = ("assignment", "task", "student", "other", "share_alike")
     table(output / "similarity.csv", head, rows)
@@ -144,14 +142,14 @@ def exports(grades, assignments, folder, output):
     for g in grades:
         people.setdefault(g.student, {"student": g.student, "name": g.student})
     names = [n for n in assignments if any(g.assignment == n for g in grades)]
-    totals = {(g.student, g.assignment): number(g.total) for g in grades}
+    totals = {(g.student, g.assignment): g.total for g in grades}
     canvas, moodle = [], []
     for student, row in people.items():
         name, email, id, login, section = (row.get(n, "") for n in needed[1:])
-        points = [totals.get((student, n), "") for n in names]
+        points = [totals.get((student, n)) for n in names]
         canvas.append((name, row.get("canvas", ""), id, login, section, *points))
         moodle.append((name, email, id, *points))
-    most = [number(assignments[n].points) for n in names]
+    most = [assignments[n].points for n in names]
     head = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section", *names)
     canvas.insert(0, ("    Points Possible", "", "", "", "", *most))
     table(output / "exports" / "canvas.csv", head, canvas)

@@ -33,19 +33,19 @@ def slug(name):
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:10]}".lstrip("-")
 
 
-def harmless(cell):
-    """Give a cell that no spreadsheet runs, whichever separator it believes in."""
-    if isinstance(cell, str):
-        return FORMULA.sub(r"\1'\2", clean(cell))
-    return cell
-
-
 def number(points):
     """Points as a person writes them."""
     return "" if points is None else f"{points:.4f}".rstrip("0").rstrip(".")
 
 
 PAGES.filters["number"] = number
+
+
+def harmless(cell):
+    """Give a cell that no spreadsheet runs, whichever separator it believes in."""
+    if isinstance(cell, str):
+        return FORMULA.sub(r"\1'\2", clean(cell))
+    return number(cell)
 
 
 # -- tables
@@ -141,10 +141,9 @@ class ByHand:
             names = (grade.student, grade.assignment, o.id)
             key = tuple(map(harmless, names))
             alias = (*key[:2], key[2].removeprefix("test-"))
-            row = self.rows.get(key) or self.rows.pop(alias, None)
-            if row is None and o.points is not None:
+            row = self.rows.get(key) or self.rows.pop(alias, {})
+            if not row and o.points is not None:
                 continue
-            row = row or {}
             answer = answers.get(o.id, "")
             version = hashlib.sha256(answer.encode()).hexdigest()[:12]
             given = row.get("given", "")
@@ -152,24 +151,20 @@ class ByHand:
                 row["changed"] = "the answer has changed since points were given"
             if given and row.get("changed"):
                 stale.append(o.title or o.id)
-            automatic = number(o.points)
+            fixed = dict(zip(self.HEAD, (*key, o.points, o.most, given)))
+            self.rows[key] = row | fixed | {"answer": answer, "version": version}
             if given:
                 o.points = min(float(given), o.most)
                 o.message = "" if o.message == "waits for a person" else o.message
             if row.get("comment"):
                 o.message = " ".join(filter(None, [o.message, row["comment"]]))
-            self.rows[key] = row | dict(
-                zip(self.HEAD, (*key, automatic, number(o.most), given)),
-                answer=harmless(answer),
-                version=version,
-            )
         if stale:
             grade.status = "look" if grade.status == "graded" else grade.status
-            grade.reason += (
-                f" Points were given by hand for another answer: {', '.join(stale)}; "
-                "clear the column 'changed' in manual.csv if they stand."
-            )
-            grade.reason = grade.reason.strip()
+            grade.reason = (
+                f"{grade.reason} Points were given by hand for another answer: "
+                f"{', '.join(stale)}; clear the column 'changed' in manual.csv if they "
+                "stand."
+            ).strip()
 
     def save(self):
         """Write the file, with columns and rows of others as they were."""
@@ -189,27 +184,24 @@ def write(grades, assignments, output, by_hand, book=""):
     head += ("late_days", "total", "file")
     rows, tasks = [], []
     for g in grades:
+        whose, most = (g.student, g.assignment), sum(o.most for o in g.outcomes)
         waits = sum(o.most for o in g.outcomes if o.points is None)
-        most = sum(o.most for o in g.outcomes)
-        numbers = (number(g.points), number(most), number(waits))
-        ends = (g.status, g.reason, g.late, number(g.total), g.file)
-        rows.append((g.student, g.assignment, *numbers, *ends))
+        ends = (g.status, g.reason, g.late, g.total, g.file)
+        rows.append((*whose, g.points, most, waits, *ends))
         for o in g.outcomes:
-            name = (g.student, g.assignment, o.id, number(o.points), number(o.most))
-            tasks.append((*name, o.detail or o.message))
+            tasks.append((*whose, o.id, o.points, o.most, o.detail or o.message))
     table(output / "grades.csv", head, rows)
     head = ("student", "assignment", "task", "points", "most", "message")
     table(output / "tasks.csv", head, tasks)
     pages = {}
     for g in grades:
         pages.setdefault(g.student, []).append(g)
-    folder, names = output / "feedback", set()
-    for student, theirs in pages.items():
-        names.add(f"{slug(student)}.html")
-        put(folder / f"{slug(student)}.html", page(student, theirs, assignments, book))
-    for old in folder.glob("*.html"):
-        if old.name not in names:
-            old.unlink()
+    folder = output / "feedback"
+    paths = {student: folder / f"{slug(student)}.html" for student in pages}
+    for student, path in paths.items():
+        put(path, page(student, pages[student], assignments, book))
+    for old in set(folder.glob("*.html")).difference(paths.values()):
+        old.unlink()
 
 
 def page(student, grades, assignments, book=""):
