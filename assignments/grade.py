@@ -252,7 +252,7 @@ def records(course, students, folder):
                 grade["outcomes"] = [new.get(o["id"], o) for o in old]
             record |= {"content": job.content, "rules": job.rules, "grade": grade}
             write(path, record)
-        say(f"{job.student} is graded; {len(jobs)} to go")
+        say(f"{len(jobs)} to go")
     return list(found.values()), quizzes
 
 

@@ -160,20 +160,15 @@ def defined(source):
     return tuple(functions), tuple(variables)
 
 
-def variant(source, student):
-    """Give a source with the student's own number in its line ``VARIANT = ...``."""
-    number = int.from_bytes(hashlib.sha256(student.encode()).digest()[:4])
-    return VARIANT.sub(f"VARIANT = {number}", source)
-
-
 def for_student(assignment, student):
-    """Give the assignment with the student's own numbers."""
+    """Give the assignment with the student's own number in a line ``VARIANT = ...``."""
+    number = int.from_bytes(hashlib.sha256(student.encode()).digest()[:4])
+
+    def own(source):
+        return VARIANT.sub(f"VARIANT = {number}", source)
+
     cells = [
-        replace(
-            cell,
-            source=variant(cell.source, student),
-            released=variant(cell.released, student),
-        )
+        replace(cell, source=own(cell.source), released=own(cell.released))
         for cell in assignment.cells
     ]
     return replace(assignment, cells=tuple(cells))

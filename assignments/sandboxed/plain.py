@@ -7,6 +7,7 @@ nothing is unpickled.
 
 import base64
 import collections.abc
+import contextlib
 import decimal
 import fractions
 import io
@@ -51,12 +52,15 @@ def _pack(value):
         return {"tensor": _array(value.numpy())}
     if isinstance(value, np.ndarray):
         return {"array": _array(value)}
-    if isinstance(value, np.generic | decimal.Decimal | fractions.Fraction):
-        return _number(value)
+    if isinstance(value, np.longdouble | decimal.Decimal | fractions.Fraction):
+        return float(value)
+    if isinstance(value, np.generic) and value.dtype.kind in "biufcU":
+        return _pack(value.item())
     if isinstance(value, complex):
         return {"complex": [value.real, value.imag]}
-    if isinstance(value, bool | int | float | str):
-        return next(t for t in TYPES if isinstance(value, t))(value)
+    for plain in (bool, int, float, str):
+        if isinstance(value, plain):
+            return plain(value)
     if isinstance(value, list):
         return [_pack(v) for v in value]
     if isinstance(value, tuple):
@@ -65,43 +69,23 @@ def _pack(value):
         return {"dict": [[_pack(k), _pack(v)] for k, v in value.items()]}
     if isinstance(value, collections.abc.Set):
         return {"set": [_pack(v) for v in value]}
-    return _pack_other(value)
-
-
-def _pack_other(value):
     for method in ("to_numpy", "toarray", "__array__"):  # pandas, SciPy, others
         if hasattr(value, method) and not isinstance(value, type):
-            return {"array": _array(np.asarray(getattr(value, method)()))}
+            return {"array": _array(getattr(value, method)())}
     if isinstance(value, collections.abc.Iterable) and not isinstance(value, bytes):
         listed = list(itertools.islice(value, LONGEST + 1))
         if len(listed) <= LONGEST:
             return [_pack(v) for v in listed]
     raise NotPlainError(
-        f"{type(value).__name__}: give numbers, text, lists, tuples, dicts, arrays or "
-        "tensors"
+        f"{kind.__name__}: give numbers, text, lists, tuples, dicts, arrays or tensors"
     )
 
 
-def _number(value):
-    if isinstance(value, np.generic):
-        if value.dtype.kind not in "biufcU":
-            raise NotPlainError(f"{type(value).__name__}: give a number")
-        value = value.item()
-    if isinstance(value, np.longdouble | decimal.Decimal | fractions.Fraction):
-        return float(value)
-    return _pack(value)
-
-
 def _array(value):
-    if type(value) is not np.ndarray:
-        value = np.asarray(value)
-    if value.dtype.hasobject:
-        try:
+    value = np.asarray(value)
+    if value.dtype.hasobject or (value.dtype.kind == "f" and value.itemsize > 8):
+        with contextlib.suppress(TypeError, ValueError):
             value = value.astype(float)
-        except (TypeError, ValueError):
-            raise NotPlainError("array of objects: give an array of numbers") from None
-    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
-        value = value.astype(float)
     if value.dtype.kind not in "biufcU":
         raise NotPlainError(f"array of {value.dtype}: give an array of numbers")
     file = io.BytesIO()
