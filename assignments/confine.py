@@ -41,10 +41,10 @@ TICK = 0.1
 FOLDER = "/home/student"
 HOST = [sys.executable, str(Path(plain.__file__).with_name("host.py"))]
 # Of each machine: its mark, mmap, and what is refused: memfd_create, memfd_secret,
-# shmget, msgget, io_uring_setup.
+# shmget, msgget, semget, io_uring_setup, bpf.
 CALLS = {
-    "x86_64": (0xC000003E, 9, (319, 447, 29, 68, 425)),
-    "aarch64": (0xC00000B7, 222, (279, 447, 194, 186, 425)),
+    "x86_64": (0xC000003E, 9, (319, 447, 29, 68, 64, 425, 321)),
+    "aarch64": (0xC00000B7, 222, (279, 447, 194, 186, 190, 425, 280)),
 }
 KNOWN = (ValueError, TypeError, NameError, KeyError, AssertionError, IndexError)
 KNOWN += (NotImplementedError, RuntimeError, ZeroDivisionError, AttributeError)
@@ -65,19 +65,16 @@ def require():
         return
     missing = [tool for tool in ("bwrap", "prlimit") if shutil.which(tool) is None]
     if not missing:
-        trial = subprocess.run(
-            ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"],
-            capture_output=True,
-            text=True,
-        )
+        words = [*command()[: -len(HOST)], "true"]
+        trial = subprocess.run(words, capture_output=True, text=True)
         if trial.returncode == 0:
             return
-        missing = [f"user namespaces ({trial.stderr.strip()})"]
+        missing = [f"what bubblewrap 0.8 needs ({trial.stderr.strip()})"]
     raise SystemExit(
         f"Grading runs the code of students, and {' and '.join(missing)} to confine it "
-        "is missing here. Install it (Debian and Ubuntu: apt-get install bubblewrap "
-        "util-linux), or grade inside a Linux container or virtual machine that has "
-        "it. Nothing was graded."
+        "is missing here. Install it (on Debian 12, Ubuntu 24.04 or later: apt-get "
+        "install bubblewrap util-linux), or grade inside a Linux container or virtual "
+        "machine that has it. Nothing was graded."
     )
 
 
@@ -101,9 +98,11 @@ HARMLESS = {k: v for k, v in ENVIRONMENT.items() if k not in ("PATH", "HOME")}
 
 
 # Scratch folders are in memory, so that files of any number fill nothing of this
-# machine. Shared mappings of /dev/zero would be memory that no process seems to hold.
+# machine. Shared mappings of /dev/zero would be memory that no process seems to hold;
+# so would a file system that is mounted in another user namespace.
 WALLS = f"""
-    --unshare-all --die-with-parent --new-session --uid 65534 --gid 65534 --cap-drop ALL
+    --unshare-all --unshare-user --disable-userns --cap-drop ALL
+    --die-with-parent --new-session --uid 65534 --gid 65534
     --ro-bind /usr /usr --proc /proc --dev /dev
     --size {FILE_SIZE} --tmpfs /dev/shm --dev-bind /dev/null /dev/zero --remount-ro /dev
     --size {FILE_SIZE} --tmpfs /tmp --size {FILE_SIZE} --tmpfs {FOLDER} --chdir {FOLDER}
@@ -228,6 +227,9 @@ class Sandbox:
         self.process.wait()
         with contextlib.suppress(OSError):
             self.process.stdin.close()
+        with contextlib.suppress(queue.Empty):
+            while True:  # or else the reader would keep them
+                self.lines.get_nowait()
 
     def _ask(self, request, seconds):
         self.asked += 1
@@ -311,7 +313,7 @@ def usage(root):
         threads += int(stats[pid][17])
         with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
             for line in file:
-                if line.startswith((b"RssAnon", b"RssShmem", b"VmSwap")):
+                if line.startswith((b"RssAnon", b"RssShmem", b"Huge", b"VmSwap")):
                     memory += int(line.split()[1]) << 10
         for task in _listed(f"/proc/{pid}/task")[:THREADS]:
             fields = None if moves else _fields(f"/proc/{pid}/task/{task}/stat")

@@ -29,17 +29,19 @@ from assignments.judge import Grade, judge, nothing
 from assignments.run import Limits, Session
 
 SECONDS = 3600  # by the clock, after which a submission's process ends
+READING = 600  # the same where it is only read
 MEMORY = 12 << 30  # address space of that process; what a student answers is in it
 ATTEMPTS = 2
 
 
-def in_processes(jobs, work, workers):
+def in_processes(jobs, work, workers, seconds=SECONDS):
     """Do jobs in processes of their own, which may end as they like.
 
     Args:
         jobs: dict from a key to an argument.
         work: function of one argument; gives what JSON can hold and is no string.
         workers: how many at a time.
+        seconds: by the clock, after which a process ends.
 
     Yields:
         The key and the result of each job as it ends; where there is no result, a
@@ -55,7 +57,7 @@ def in_processes(jobs, work, workers):
                 sys.stderr.flush()
                 child = os.fork()
                 if not child:
-                    _child(work, jobs[key], paths[key])
+                    _child(work, jobs[key], paths[key], seconds)
                 running[child] = (key, attempt)
             child, code = os.wait()
             if child not in running:
@@ -72,14 +74,13 @@ def in_processes(jobs, work, workers):
             yield key, lost if result is None else result
 
 
-def _child(work, argument, path):
+def _child(work, argument, path, seconds):
     code = 1
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # not to outlive the command
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(SECONDS)
+        signal.alarm(seconds)
         try:
             result = work(argument)
         except Exception as error:
@@ -225,7 +226,7 @@ def records(course, students, folder):
         folder: of the records, each written as soon as it is there.
     """
     workers = course.options.workers or os.cpu_count()
-    collected = dict(in_processes(students, course.collected, workers))
+    collected = dict(in_processes(students, course.collected, workers, READING))
     jobs, found, quizzes = {}, {}, []
     for student in students:
         theirs = collected[student]
@@ -260,7 +261,7 @@ def grade_all(options):
     """Grade a folder, write its tables and pages, and give the list of grades."""
     output, course = options.output, Course(options)
     by_hand = report.ByHand(output)  # which may be wrong: say so before all work
-    rules = gradebook.rules(options.submissions)
+    rules = gradebook.rules(options.submissions, course.assignments)
     students = collect.students(options.submissions)
     if options.student and options.student not in students:
         raise SystemExit(f"{options.submissions} has nothing of {options.student}")

@@ -21,7 +21,7 @@ SHORTEST = 30  # tokens; shorter answers look alike by themselves
 PIECE = 8  # tokens that are compared at a time
 
 
-def rules(folder):
+def rules(folder, assignments):
     """Read ``course.toml``; say what is wrong with it before anything is graded."""
     path, found = folder / "course.toml", {}
     if path.is_file():
@@ -30,9 +30,15 @@ def rules(folder):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SystemExit(f"{path}: {error}") from None
     late = {"free_days": 0, "penalty": 0.0, "most_days": math.inf, "grace_minutes": 10}
-    late |= found.get("late", {})
+    for name, value in found.get("late", {}).items():
+        if not (name in late and isinstance(value, int | float) and value >= 0):
+            names = ", ".join(late)
+            raise SystemExit(f"{path}: {name} = {value}; give a number for {names}")
+        late[name] = value
     ends = {}
     for name, end in found.get("deadlines", {}).items():
+        if name not in assignments:
+            raise SystemExit(f"{path}: there is no assignment {name}")
         if not isinstance(end, datetime.datetime) or end.tzinfo is None:
             raise SystemExit(
                 f"{path}: give the deadline of {name} with its zone, as "
@@ -41,8 +47,10 @@ def rules(folder):
         ends[name] = end.timestamp()
     given = {}
     for row in rows_of(folder / "late.csv", ("student", "assignment", "days")):
-        if not row["days"].strip().isdigit():
-            raise SystemExit(f"late.csv, line {row['']}: give whole days")
+        if not row["days"].strip().isdecimal() or row["assignment"] not in assignments:
+            raise SystemExit(
+                f"late.csv, line {row['']}: give an assignment, whole days"
+            )
         given[row["student"], row["assignment"]] = int(row["days"])
     return late, ends, given, str(found.get("book", "")).rstrip("/")
 

@@ -108,7 +108,7 @@ class ByHand:
 
     def __init__(self, output):
         self.path = Path(output) / "manual.csv"
-        self.rows = {}
+        self.rows, self.used = {}, set()
         self.more = []
         for row in rows_of(self.path, ("student", "assignment", "task", "given")):
             self._check(row)
@@ -152,6 +152,7 @@ class ByHand:
             if given and row.get("changed"):
                 stale.append(o.title or o.id)
             fixed = dict(zip(self.HEAD, (*key, o.points, o.most, given)))
+            self.used.add(key)
             self.rows[key] = row | fixed | {"answer": answer, "version": version}
             if given:
                 o.points = min(float(given), o.most)
@@ -168,6 +169,9 @@ class ByHand:
 
     def save(self):
         """Write the file, with columns and rows of others as they were."""
+        lost = [k for k, r in self.rows.items() if r["given"] and k not in self.used]
+        if lost:
+            print(f"manual.csv has points for what nobody handed in: {lost!a}")
         head = [*self.HEAD, *self.more]
         rows = [[row.get(n, "") for n in head] for _, row in sorted(self.rows.items())]
         if rows or self.path.exists():

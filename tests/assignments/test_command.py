@@ -210,6 +210,7 @@ def test_points_given_by_hand_stay_and_say_when_the_answer_has_changed(command):
     rows = command()
     assert rows["Åsa"]["points"] == f"{toy.MOST + 2.5}"
     assert rows["bo"]["points"] == f"{toy.MOST - 1 + 2.5}"
+    assert "('gone', 'toy', 'why')" in command.said
     manual = {(r["student"], r["task"]): r for r in command.table("manual")}
     assert manual["Åsa", "why"]["grader"] == "me"
     assert manual["gone", "why"]["given"] == "3"

@@ -32,6 +32,8 @@ REFUSED = {
     "zero": "mmap.mmap(os.open('/dev/zero', os.O_RDWR), 1 << 20)",
     "System V": "shm = ctypes.CDLL(None, use_errno=True).shmget(0, 1 << 20, 0o1600)\n"
     "if shm < 0: raise OSError(ctypes.get_errno(), 'shmget')",
+    "semaphores": "if ctypes.CDLL(None).semget(0, 9, 0o1600) < 0: raise OSError",
+    "namespaces": "if os.system('unshare --user --mount true'): raise OSError",
     "dev": "open('/dev/x', 'w')",
     "root": "open('/x', 'w')",
     "usr": "open('/usr/x', 'w')",

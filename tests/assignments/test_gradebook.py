@@ -39,7 +39,7 @@ def test_late_days_use_up_the_free_ones_and_then_cost(tmp_path):
     times = {"early": -9, "minute": 60, "day": 86400, "two": 90000, "four": 3.5 * 86400}
     grades = [grade(s, 2.0, end + t) for s, t in times.items()]
     grades.append(grade("ill", 2.0, end + 10 * 86400))
-    gradebook.apply_late(grades, gradebook.rules(tmp_path))
+    gradebook.apply_late(grades, gradebook.rules(tmp_path, ["toy"]))
     assert {g.student: (g.late, g.total) for g in grades} == {
         "early": (0, 2.0),
         "minute": (0, 2.0),
@@ -56,12 +56,15 @@ def test_late_days_use_up_the_free_ones_and_then_cost(tmp_path):
         ("[deadlines]\ntoy = 2026-11-02T23:59:00", "with its zone"),
         ("[deadlines]\ntoy = 'Monday'", "with its zone"),
         ("deadlines", "course.toml"),
+        ("[deadlines]\nTOY = 2026-11-02T23:59:00Z", "no assignment TOY"),
+        ("[late]\npenality = 0.1", "penality = 0.1"),
+        ("[late]\npenalty = '10%'", "give a number"),
     ],
 )
 def test_a_slip_in_the_deadlines_is_said(tmp_path, text, words):
     (tmp_path / "course.toml").write_text(text)
     with pytest.raises(SystemExit, match=words):
-        gradebook.rules(tmp_path)
+        gradebook.rules(tmp_path, ["toy"])
 
 
 def test_statistics_of_a_task_over_a_class(tmp_path):
