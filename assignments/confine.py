@@ -17,6 +17,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -180,11 +181,13 @@ class Sandbox:
     def __init__(self, confined=True):
         filters = system_filter() if confined else None
         handed = () if filters is None else (_readable(filters),)
+        self.home = None if confined else tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
             command(*handed) if confined else HOST,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what is printed is nobody's
+            cwd=self.home and self.home.name,  # files beside the notebook are not there
             env=ENVIRONMENT if confined else os.environ | HARMLESS,
             pass_fds=handed,
             start_new_session=True,

@@ -10,6 +10,7 @@ import numpy as np
 
 from assignments import collect, notebooks
 from assignments.confine import SandboxError, StudentError
+from assignments.run import Session
 
 MESSAGE = 600  # characters of a message
 PART = re.compile(r"^### PART (.*?)(?: \(([\d.]+) points?\))?$", re.MULTILINE)
@@ -67,15 +68,14 @@ def nothing(assignment, message=""):
     return [Outcome(t.id, 0.0, t.points, message, "", t.title) for t in tasks]
 
 
-def judge(student, assignment, found, session, only=None):
-    """Grade one submission, or the one task of it whose id is ``only``.
-
-    Args:
-        student: name.
-        assignment: a ``notebooks.Assignment``.
-        found: a ``collect.Found``.
-        session: a ``run.Session``.
-    """
+def judge(
+    student: str,
+    assignment: notebooks.Assignment | None,
+    found: collect.Found,
+    session: Session,
+    only: str | None = None,
+) -> Grade:
+    """Grade one submission, or the one task of it whose id is ``only``."""
     if not found.readable:
         reason = " ".join([*found.notes, *found.looks])
         lost = nothing(assignment, reason)

@@ -20,11 +20,14 @@ from assignments import notebooks, report
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-UNPACKED = """import os, subprocess, sys, tempfile, zipfile
+UNPACKED = """import importlib.util, os, subprocess, sys, tempfile, zipfile
+if not importlib.util.find_spec("flatlab"):
+    sys.exit("first install the wheel in your zip: python -m pip install its-name.whl")
 with tempfile.TemporaryDirectory() as home:
     zipfile.ZipFile(sys.argv[0]).extractall(home)
     paths = [home, os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    os.environ["PYTHONIOENCODING"] = ":backslashreplace"
     words = [sys.executable, "-m", "assignments.check", *sys.argv[1:]]
     sys.exit(subprocess.call(words))
 """

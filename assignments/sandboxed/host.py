@@ -46,7 +46,7 @@ def main():
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     python = shell()
-    sys.path.remove(HERE)
+    sys.path[sys.path.index(HERE)] = ""  # where a notebook's own files are found
     for line in requests:
         request = json.loads(line)
         try:

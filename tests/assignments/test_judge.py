@@ -121,7 +121,8 @@ def test_a_set_up_cell_that_fails_needs_a_look(graded):
 def test_noise_magics_and_helpers_are_no_mistake(graded):
     noisy = "import warnings, sys\nwarnings.warn('careful')\nprint('x' * 10**8)\n"
     noisy += "print('y', file=sys.stderr)\n%matplotlib widget\n%load_ext nowhere\n"
-    noisy += "!pip install nowhere\nhelper = lambda x, k: k * x"
+    noisy += "!pip install nowhere\n!echo 'def helper(x, k): return k * x' > own.py\n"
+    noisy += "from own import helper"
     answers = {"double": "%matplotlib widget\ndef double(x):\n    return helper(x, 2)"}
     found = graded(toy.submission(answers, [noisy]))
     assert (points(found), found.status) == (FULL, "graded")
