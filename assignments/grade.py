@@ -64,9 +64,8 @@ def in_processes(jobs, work, workers, seconds=SECONDS):
                 continue
             key, attempt = running.pop(child)
             result = read(paths[key])
-            if (
-                result is None and attempt < ATTEMPTS
-            ):  # it may have been another's memory
+            # What ended it may have been another's hunger for memory.
+            if result is None and attempt < ATTEMPTS:
                 waiting.append((key, attempt + 1))
                 continue
             ended = os.waitstatus_to_exitcode(code)
@@ -135,9 +134,10 @@ class Course:
             name: notebooks.read(name, options.source)
             for name in notebooks.names(options.source)
         }
-        tasks = [(a.name, t.id) for a in self.assignments.values() for t in a.tasks]
         called = {
-            f"{name}/{id.removeprefix('test-')}": (name, id) for name, id in tasks
+            f"{a.name}/{task.id.removeprefix('test-')}": (a.name, task.id)
+            for a in self.assignments.values()
+            for task in a.tasks
         }
         self.again = called.get(options.task)
         if options.task and not self.again:
@@ -195,13 +195,12 @@ class Course:
             return
         confine.require()
         say(f"Running the model solutions first: {', '.join(names)} ...")
-        for cell in (c for name in names for c in self.assignments[name].cells):
+        cells = [c for name in names for c in self.assignments[name].cells]
+        setup = "\n".join(cell.source for cell in cells if cell.kind == "setup")
+        for module in notebooks.imported(setup):
             # Once here, not in every process: they are copies of this one.
-            for module in (
-                notebooks.imported(cell.source) if cell.kind == "setup" else ()
-            ):
-                with contextlib.suppress(ImportError):  # the model solution says so
-                    importlib.import_module(module)
+            with contextlib.suppress(ImportError):  # the model solution says so
+                importlib.import_module(module)
         for name, found in in_processes({n: n for n in names}, self.measured, workers):
             if lost := found if isinstance(found, str) else found["lost"]:
                 raise SystemExit(
@@ -241,7 +240,7 @@ def records(course, students, folder):
     names = {job.found.assignment for job in jobs.values() if job.found.readable}
     course.calibrate(names, workers)
     for path, grade in in_processes(jobs, course.graded, workers):
-        job, record = jobs[path], found[path]
+        job, record = jobs.pop(path), found[path]
         if isinstance(grade, str):
             of, file = course.assignments.get(job.found.assignment), job.found.file
             whose = job.student, job.found.assignment, file, job.found.time
@@ -301,6 +300,7 @@ def main(arguments=None):
         "--variants", action="store_true", help="every student has own numbers"
     )
     options = parser.parse_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")
     if not options.submissions.is_dir():
         raise SystemExit(f"there is no folder {options.submissions}")
     if options.output is None:

@@ -163,6 +163,10 @@ def test_one_task_is_graded_again_and_the_others_keep_their_points(command):
         with pytest.raises(AssertionError, match="does not get all points here"):
             command()
         path.write_text(before.replace("6 * 7", "42 + 0 * 7"))
+        command("--task", "toy/anser", code=(1,))
+        assert "there are toy/double" in command.said
+        command("--student", "Ada", code=(1,))
+        assert "nothing of Ada" in command.said
         command("--task", "toy/answer")
         assert command()["ada"]["points"] == f"{toy.MOST}"
     finally:
