@@ -5,20 +5,19 @@ deadlines, ``late.csv`` with days that a person decided, ``roster.csv`` with nam
 """
 
 import datetime
-import io
 import itertools
 import keyword
 import math
+import re
 import statistics
-import tokenize
 import tomllib
 from collections import Counter
 
 from assignments.report import rows_of, table
 
 ALIKE = 0.8  # share of the shorter answer that stands in the other
-SHORTEST = 30  # tokens; shorter answers look alike by themselves
-PIECE = 8  # tokens that are compared at a time
+SHORTEST = 30  # runs; shorter answers look alike by themselves
+PIECE = 8  # words and signs in a run
 
 
 def rules(folder, assignments):
@@ -114,32 +113,30 @@ def likeness(grades, assignments, output):
     for g in grades:
         for kind, id, source, _ in g.steps:
             if id and kind in ("student", "written"):
-                answers.setdefault((g.assignment, id), {})[g.student] = source
-    for (name, id), theirs in answers.items():
-        shown = pieces(assignments[name].by_id[id].released)
-        found = {s: pieces(text) - shown for s, text in theirs.items()}
-        found = {s: p for s, p in found.items() if len(p) >= SHORTEST}
+                shown = pieces(assignments[g.assignment].by_id[id].released, kind)
+                if len(found := pieces(source, kind) - shown) >= SHORTEST:
+                    answers.setdefault((g.assignment, id), {})[g.student] = found
+    for task, found in answers.items():
         for one, other in itertools.combinations(sorted(found), 2):
-            common = len(found[one] & found[other])
-            share = common / min(len(found[one]), len(found[other]))
+            shortest = min(len(found[one]), len(found[other]))
+            share = len(found[one] & found[other]) / shortest
             if share >= ALIKE:
-                rows.append((name, id, one, other, round(share, 2)))
+                rows.append((*task, one, other, round(share, 2)))
     rows.sort(key=lambda row: row[4], reverse=True)
     head = ("assignment", "task", "student", "other", "share_alike")
     table(output / "similarity.csv", head, rows)
 
 
-def pieces(source):
-    """All runs of a few tokens, with names and numbers made alike; words of prose."""
-    found = []
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            if token.type == tokenize.NAME and not keyword.iskeyword(token.string):
-                found.append("name")
-            elif token.type not in (tokenize.COMMENT, tokenize.NL):
-                found.append(token.string)
-    except (tokenize.TokenError, SyntaxError):
-        found = source.lower().split()
+def pieces(source, kind):
+    """All runs of a few words and signs; in code, with all names made alike."""
+    if kind == "student":
+        source = re.sub(r"#.*", "", source)
+    found = re.findall(r"\w+|[^\w\s]", source.lower())
+    if kind == "student":
+        found = [
+            "name" if word.isidentifier() and not keyword.iskeyword(word) else word
+            for word in found
+        ]
     return {tuple(found[i : i + PIECE]) for i in range(len(found) - PIECE + 1)}
 
 

@@ -107,6 +107,17 @@ def test_a_renamed_copy_is_alike_and_another_way_is_not(toys, tmp_path):
     assert (pair["student"], pair["other"]) == ("a", "b")
 
 
+def test_prose_is_alike_where_its_words_are(toys, tmp_path):
+    one = " ".join(f"the loss of net {i}, which is {i}th, falls" for i in range(9))
+    grades = [grade(student, 2.0) for student in ("a", "b", "c")]
+    other = one.replace("loss", "bound").replace("falls", "rises").replace("net", "it")
+    for g, text in zip(grades, (one, one.upper(), other), strict=True):
+        g.steps = [["written", "why", text, ""]]
+    gradebook.likeness(grades, {"toy": notebooks.read("toy", toys)}, tmp_path)
+    (pair,) = rows(tmp_path / "similarity.csv")
+    assert (pair["student"], pair["other"], pair["share_alike"]) == ("a", "b", "1")
+
+
 def test_tables_for_canvas_and_moodle_name_everybody_on_the_roster(toys, tmp_path):
     (tmp_path / "roster.csv").write_text(
         "student,name,email,id,login,canvas\n"
