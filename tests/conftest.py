@@ -19,6 +19,7 @@ ORDER = (
     "assignments",
     "tests/test_",
     "tests/course",
+    "tests/book/test_pages.py",
     "tests/book/test_browser.py",
     "tests/book/test_live_network.py",
     "tests/book",

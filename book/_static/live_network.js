@@ -736,7 +736,8 @@
       this.playButton.textContent = this.wanted ? "Pause" : "Train";
       if (going === this.playing) return;
       this.playing = going;
-      if (going) requestAnimationFrame((now) => this.frame(now));
+      cancelAnimationFrame(this.next); // stopped and begun again within one frame
+      if (going) this.next = requestAnimationFrame((now) => this.frame(now));
       else this.refresh();
     }
 
@@ -786,7 +787,7 @@
       if (this.frames.length > 600) this.frames.shift();
       const ended = this.runs.every((run) => run.diverged);
       if (ended || this.runs[0].steps >= (this.until ?? PAUSE_AT)) this.play(false);
-      else requestAnimationFrame((next) => this.frame(next));
+      else this.next = requestAnimationFrame((next) => this.frame(next));
     }
 
     report() {

@@ -39,6 +39,11 @@
       box.hidden = true;
     }
 
+    // The pointer has gone; what it pointed at is itself pointed at, to read or to copy
+    // it, or the focus is on its link.
+    const leave = () =>
+      box.matches(":hover") || current?.matches(":focus-visible") || hide();
+
     for (const link of document.querySelectorAll("article a[href*='#']")) {
       if (!(link.getAttribute("href") in texts)) continue;
       link.removeAttribute("title"); // the same text
@@ -46,15 +51,14 @@
         clearTimeout(timer);
         timer = setTimeout(show, DELAY, link);
       });
-      // what is pointed at may itself be pointed at, to read or to copy it
       link.addEventListener("mouseleave", () => {
         clearTimeout(timer);
-        timer = setTimeout(() => box.matches(":hover") || hide(), DELAY);
+        timer = setTimeout(leave, DELAY);
       });
       link.addEventListener("focus", () => link.matches(":focus-visible") && show(link));
       link.addEventListener("blur", hide);
     }
-    box.addEventListener("mouseleave", hide);
+    box.addEventListener("mouseleave", leave);
     document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
     // the focus may move the page: what is shown stays beside its link
     document.addEventListener("scroll", () => current && place(current), {

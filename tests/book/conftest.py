@@ -6,11 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +85,46 @@ def html(request):
     return folder
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def host(html):
+    """Address of the built book."""
+    handler = partial(Quiet, directory=html)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def seen(html, host, browser, testrun_uid, tmp_path_factory):
+    """What is wrong with each page, by the page's name.
+
+    Workers that ask for it share the pages among them.
+    """
+    from .look import SAMPLE, look, names
+
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent
+    (folder := folder / f"seen-{testrun_uid}").mkdir(exist_ok=True)
+    found = {}
+    for patience in (0, -1):  # what another looks at is waited for at the end
+        for name in names(html):
+            file = folder / f"{name.replace('/', '-')}.json"
+            with suppress(Timeout), FileLock(f"{file}.lock", timeout=patience):
+                if not file.exists():
+                    address = f"{host}/{name}"
+                    wrong = look(browser, html / name, address, host, name in SAMPLE)
+                    file.write_text(json.dumps(wrong))
+                found[name] = json.loads(file.read_text())
+    return found
+
+
 def pages(html):
     """Every page of the built book that has text of its own."""
     return sorted((html / "book").rglob("*.html"))
@@ -95,7 +139,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE
+        )
         yield browser
         browser.close()
 

@@ -571,12 +571,19 @@ def test_the_information_plane_plays_and_switches(shown):
     page.get_by_label("trails").uncheck()
     settle(page)
     assert page.locator(".fx-thin").count() == 0
-    page.get_by_role("button", name="Play").click()
-    assert page.get_by_role("button", name="Stop").is_visible()
+    play = page.get_by_role("button", name="Play")
+    play.evaluate(  # it may be over before anybody looks
+        """(button) => {
+          window.said = [];
+          const note = () => said.push(button.textContent);
+          new MutationObserver(note).observe(button, { childList: true });
+        }"""
+    )
+    play.click()
     page.wait_for_function(
         "document.querySelector('.fx-reading').textContent.includes('epoch 100')"
     )
-    assert page.get_by_role("button", name="Play").is_visible()
+    assert page.evaluate("said") == ["Stop", "Play"]
 
 
 def test_layers_that_lie_together_share_a_label(shown):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 import flatlab as fl
 
-from .conftest import ROOT, Visit, settle
+from .conftest import PATIENCE, ROOT, Visit, settle
 
 STATIC = ROOT / "book" / "_static"
 SHEETS = (
@@ -219,6 +220,19 @@ def test_it_trains_when_seen_and_only_then(shown):
     assert steps_of(page) == before
 
 
+def test_stopped_and_begun_again_within_a_frame_it_keeps_its_pace(shown):
+    page = shown()
+    page.evaluate(
+        """() => {
+          const [network] = liveNetwork.shown;
+          for (const wanted of [true, false, true]) network.play(wanted);
+        }"""
+    )
+    page.wait_for_function("liveNetwork.shown[0].frames.length > 20")
+    times = page.evaluate("liveNetwork.shown[0].frames.map((frame) => frame.now)")
+    assert len(set(times)) == len(times)
+
+
 @pytest.mark.parametrize("way", ["mouse", "touch", "keys"])
 def test_buttons_and_sliders(shown, way):
     options = dict(width=390, has_touch=True) if way == "touch" else {}
@@ -226,11 +240,19 @@ def test_buttons_and_sliders(shown, way):
 
     def press(name):
         button = page.get_by_role("button", name=name, exact=True)
+        button.evaluate(  # a tap is one only when the browser has seen that it ended
+            """(button) => {
+              globalThis.clicked = false;
+              const note = () => (globalThis.clicked = true);
+              button.addEventListener("click", note, { once: true });
+            }"""
+        )
         if way == "keys":
             button.focus()
             page.keyboard.press("Enter")
         else:
             (button.tap if way == "touch" else button.click)()
+        page.wait_for_function("clicked")
         settle(page)
 
     assert steps_of(page) == [0]  # who asked for less motion begins it
@@ -240,6 +262,7 @@ def test_buttons_and_sliders(shown, way):
     before = ink(page)
     press("Train")
     page.wait_for_function("liveNetwork.shown[0].runs[0].steps > 50")
+    page.evaluate("liveNetwork.shown[0].until = Infinity")  # it does not end by itself
     press("Pause")
     assert ink(page) != before
     stopped = steps_of(page)
@@ -254,7 +277,7 @@ def test_buttons_and_sliders(shown, way):
         box = rho.bounding_box()
         tap = page.mouse.click if way == "mouse" else page.touchscreen.tap
         tap(box["x"] + box["width"] - 3, box["y"] + box["height"] / 2)
-    assert rho.get_attribute("aria-valuetext") == "0.5"
+    expect(rho).to_have_attribute("aria-valuetext", "0.5", timeout=PATIENCE)
     press("Step")
     assert steps_of(page) == [stopped[0] + 1] * 2
     a, b = page.evaluate("liveNetwork.shown[0].runs.map((run) => [...run.w])")

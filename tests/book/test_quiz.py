@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import PATIENCE
+
 SCRIPT = Path(__file__).parents[2] / "book" / "_static" / "quiz.js"
 OPTION = "<details class='quiz-option'><summary>{}</summary><p>{}</p></details>"
 PAGE = "<!doctype html><title>q</title><p>One?</p>" + OPTION.format("a", "Right.")
@@ -15,6 +17,7 @@ PAGE += "<script src='quiz.js'></script>"
 @pytest.fixture
 def page(browser):
     shown = browser.new_page()
+    shown.set_default_timeout(PATIENCE)
     files = {"/sam.html": ("text/html", PAGE)}
     files["/quiz.js"] = ("text/javascript", SCRIPT.read_text("utf-8"))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT
+from .conftest import PATIENCE, ROOT
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 import frontpage
@@ -18,6 +18,7 @@ SCRIPT = Path(__file__).parents[2] / "book" / "_static" / "scoreboard.js"
 @pytest.fixture
 def page(browser):
     shown = browser.new_page()
+    shown.set_default_timeout(PATIENCE)
     script = f"<script>{SCRIPT.read_text('utf-8')}</script>"
     shown.set_content(
         f"<!doctype html><title>s</title>{frontpage.scoreboard(ROOT)}{script}",
