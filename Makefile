@@ -26,6 +26,8 @@ READY := $(VENV)/.flatlab-ready
 # The notebooks' kernel is the one of this environment, whatever the user has installed.
 export JUPYTER_PREFER_ENV_PATH := 1
 export FLATLAB_SCALE
+# Files are in UTF-8, whatever the locale says.
+export PYTHONUTF8 ?= 1
 # Nobody watches a bar in the pages or in the tests.
 export FLATLAB_PROGRESS ?= 0
 
