@@ -25,6 +25,7 @@ WIDTH = round((210 - 2 * MARGIN) / 25.4 * 96 / SCALE)
 # Chromium as distributions call it; without one, the one that Playwright brought.
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+PATIENCE = 300_000  # milliseconds, also on a machine that is busy
 
 STYLE = """
 @page { @bottom-center { content: counter(page); font: 9pt sans-serif; } }
@@ -199,11 +200,13 @@ def print_book(folder, target, code=False):
     found = next(filter(None, map(shutil.which, NAMES)), None)
     page_file = front_page(Path(folder))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=found, args=FLAGS, timeout=PATIENCE
+        )
         page = browser.new_page(
             viewport={"width": WIDTH, "height": 1000}, color_scheme="light"
         )
-        page.set_default_timeout(300_000)
+        page.set_default_timeout(PATIENCE)
         page.emulate_media(media="print")
         page.goto(page_file.resolve().as_uri(), wait_until="load")
         page.add_style_tag(content=STYLE)
