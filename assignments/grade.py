@@ -259,7 +259,8 @@ def records(course, students, folder):
 def grade_all(options):
     """Grade a folder, write its tables and pages, and give the list of grades."""
     output, course = options.output, Course(options)
-    by_hand = report.ByHand(output)  # which may be wrong: say so before all work
+    # These tables may be wrong: say so before all work.
+    by_hand = report.ByHand(output, course.assignments)
     rules = gradebook.rules(options.submissions, course.assignments)
     students = collect.students(options.submissions)
     if options.student and options.student not in students:

@@ -106,30 +106,32 @@ class ByHand:
     HEAD = ("student", "assignment", "task", "points", "most", "given", "comment")
     HEAD += ("changed", "answer", "version")
 
-    def __init__(self, output):
+    def __init__(self, output, assignments):
         self.path = Path(output) / "manual.csv"
         self.rows, self.used = {}, set()
         self.more = []
+        every = [(a.name, task) for a in assignments.values() for task in a.tasks]
+        tasks = {(name, task.id): task.points for name, task in every}
+        # A test may be called by what it tests.
+        tasks |= {(a, id.removeprefix("test-")): n for (a, id), n in tasks.items()}
         for row in rows_of(self.path, ("student", "assignment", "task", "given")):
-            self._check(row)
             key = tuple(row[n] for n in self.HEAD[:3])
+            where, most = f"{self.path}, line {row['']}", tasks.get(key[1:])
+            if most is None:
+                raise SystemExit(f"{where}: there is no task {key[2]!r} of {key[1]!r}")
+            text = row["given"].strip().replace(",", ".")
+            try:
+                row["given"] = number(float(text)) if text else ""
+                wrong = bool(text) and not 0 <= float(text) <= most
+            except ValueError:
+                wrong = True
+            if wrong:
+                raise SystemExit(
+                    f"{where}: {row['given']!r} points for {row['student']}, "
+                    f"{row['task']}: give a number from 0 to {most:g}, or nothing"
+                )
             self.rows[key] = row
             self.more = [n for n in row if n and n not in self.HEAD]
-
-    def _check(self, row):
-        text = row["given"].strip().replace(",", ".")
-        try:
-            row["given"] = number(float(text)) if text else ""
-            most = float((row.get("most") or "inf").replace(",", "."))
-            wrong = bool(text) and not 0 <= float(text) <= most
-        except ValueError:
-            wrong = True
-        if wrong:
-            raise SystemExit(
-                f"{self.path}, line {row['']}: {row['given']!r} points for "
-                f"{row['student']}, {row['task']}: give a number from 0 to "
-                f"{row.get('most') or 'the most that there is'}, or nothing"
-            )
 
     def apply(self, grade):
         """Put what a person gave into a grade, and the grade's answers into rows."""
@@ -141,7 +143,7 @@ class ByHand:
             names = (grade.student, grade.assignment, o.id)
             key = tuple(map(harmless, names))
             alias = (*key[:2], key[2].removeprefix("test-"))
-            row = self.rows.get(key) or self.rows.pop(alias, {})
+            row = self.rows.get(key, {}) | self.rows.pop(alias, {})
             if not row and o.points is not None:
                 continue
             answer = answers.get(o.id, "")
@@ -155,7 +157,7 @@ class ByHand:
             self.used.add(key)
             self.rows[key] = row | fixed | {"answer": answer, "version": version}
             if given:
-                o.points = min(float(given), o.most)
+                o.points = float(given)
                 o.message = "" if o.message == "waits for a person" else o.message
             if row.get("comment"):
                 o.message = " ".join(filter(None, [o.message, row["comment"]]))

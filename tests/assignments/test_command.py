@@ -14,7 +14,7 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from assignments import grade, report
+from assignments import grade, notebooks, report
 
 LONE = "\ud83d"  # half an emoji
 
@@ -220,6 +220,11 @@ def test_points_given_by_hand_stay_and_say_when_the_answer_has_changed(command):
     assert manual["gone", "why"]["given"] == "3"
     page = next(command.out.glob("feedback/bo*")).read_text("utf-8")
     assert "A sign is lost." in page
+    # A further row for what was overridden before counts.
+    more = {"student": "bo", "assignment": "toy", "task": "norm", "given": "0,5"}
+    edited(command, lambda rows: as_csv([*rows, more], ";"))
+    assert command()["bo"]["points"] == f"{toy.MOST - 1.5 + 2.5:g}"
+    edited(command, lambda rows: as_csv([*rows, more | {"given": "1"}], ";"))
     # A new answer keeps the points, and says so until somebody has looked.
     command.put("bo", toy.submission({"why": "Another reason."}))
     rows = command(code=(3,))
@@ -240,14 +245,17 @@ def test_points_given_by_hand_stay_and_say_when_the_answer_has_changed(command):
     [
         ("student;task\na;b", "no column assignment, given"),
         ("student,assignment,task,given\nada,toy,why,much", "line 2: 'much' points"),
-        ("student,assignment,task,most,given\nada,toy,why,3,99", "from 0 to 3"),
+        ("student,assignment,task,given\nada,toy,why,99", "from 0 to 3"),
+        ("student,assignment,task,given\nada,toy,nrom,1", "no task 'nrom' of 'toy'"),
         ("student,assignment,task,given\nada,toy,why,nan", "give a number"),
     ],
 )
-def test_a_slip_in_the_table_is_said_before_anything_is_graded(tmp_path, text, words):
+def test_a_slip_in_the_table_is_said_before_anything_is_graded(
+    toys, tmp_path, text, words
+):
     (tmp_path / "manual.csv").write_text(text)
     with pytest.raises(SystemExit, match=words):
-        report.ByHand(tmp_path)
+        report.ByHand(tmp_path, {"toy": notebooks.read("toy", toys)})
 
 
 # -- anything
