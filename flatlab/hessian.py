@@ -20,6 +20,8 @@ RETAIN_BYTES = 2**31
 # graph (by examples x width: twice as fast or more below, slower at twice as many) and,
 # in dense nets, several vectors (by examples x members x width)
 AT_ONCE = 2**15
+# numbers in the largest tensor of a chunk on a CPU, per thread: it stays in the cache
+CACHED = 2**18
 
 
 class Hessian:
@@ -102,7 +104,9 @@ class Hessian:
         try:
             if V.shape[-2] != k:
                 raise RuntimeError
-            axes = torch.broadcast_shapes(lead, V.shape[:-2])
+            axes = V.shape[:-2]
+            if axes != lead:  # what comes next takes as long as a small product
+                axes = torch.broadcast_shapes(lead, axes)
         except (RuntimeError, IndexError):
             raise ValueError(
                 f"V has shape {tuple(V.shape)}, expected ({k},) or (..., {k}, p) "
@@ -125,15 +129,16 @@ class Hessian:
         if self._pieces is None:
             self._pieces = self._prepare()
         out = torch.zeros_like(V, memory_format=torch.contiguous_format)
+        may_rest = V.is_cpu and V.shape[1] > 1
         for piece in self._pieces:
-            gradient = piece.gradient or piece.build()
+            gradient = piece.build() if piece.gradient is None else piece.gradient
             if piece.keep:
                 piece.gradient = gradient
             for start in range(0, len(V), piece.vectors):
                 rows = slice(start, start + piece.vectors)
                 index = rows if piece.member is None else (rows, piece.member)
                 # solvers send zeros for members that are done
-                if piece.member is None or not V.is_cpu or V[index].any():
+                if piece.member is None or not may_rest or V[index].any():
                     out[index] += piece.product(gradient, V[index])
         return out
 
@@ -171,15 +176,23 @@ class Hessian:
         loss, w = self.loss, self.w.reshape(-1, self.shape[-1])
         together = loss.net.together and loss.n * loss.net.layout.widest <= AT_ONCE
         apart = len(w) == 1 or (self.device.type == "cpu" and not together)
-        pieces = []
+        pieces: list[_Piece] = []
+        most, fixed, each = None, 0.0, 0.0
         for member in range(len(w)) if apart else [None]:
             leaves = loss.net.leaves(w if member is None else w[member])
-            for chunk in loss.chunks(w, member):
+            if member in (0, None) and (self.retain is None or w.is_cpu):
+                first = _Piece(loss, leaves, member, *next(loss.chunks(w, member)))
+                fixed, each, largest = first.size()
+                if w.is_cpu:
+                    # but no more chunks than it takes to outweigh sums over them
+                    numbers = max(CACHED * torch.get_num_threads(), loss.net.k)
+                    number = math.ceil(loss.n * largest / w.element_size() / numbers)
+                    most = math.ceil(loss.n / max(1, min(number, loss.n)))
+            for chunk in loss.chunks(w, member, most):
                 pieces.append(_Piece(loss, leaves, member, *chunk))
         room: float = RETAIN_BYTES
         if self.device.type == "cuda":
             room = torch.cuda.mem_get_info(self.device)[0] / 2
-        fixed, each = pieces[0].size() if self.retain is None else (0, 0)
         for piece in pieces:
             room -= fixed + each * piece.examples
             piece.keep = room >= 0 if self.retain is None else self.retain
@@ -202,7 +215,7 @@ class _Piece:
     y: Tensor
     share: Any
     keep: bool = False
-    gradient: tuple[Tensor, ...] | None = None
+    gradient: Tensor | None = None
 
     def __post_init__(self):
         net, together = self.loss.net, self.member is None
@@ -213,26 +226,27 @@ class _Piece:
         small = net.together and size <= AT_ONCE
         self.vectors = 16 * AT_ONCE // size if small else 1  # at once
 
-    def build(self) -> tuple[Tensor, ...]:
-        """The gradient of the members' summed losses, differentiable."""
+    def build(self) -> Tensor:
+        """The gradient of each member's loss, (k,) or (members, k), differentiable."""
         leaves = list(self.leaves.values())
         with self.loss.net.twice_differentiable():
             value = self.loss.value(self.leaves, self.x, self.y)
             value = (value * self.share).sum()
             try:
-                gradient = torch.autograd.grad(
+                parts = torch.autograd.grad(
                     value, leaves, create_graph=True, materialize_grads=True
                 )
             except RuntimeError as error:
                 raise _explained(error, value) from None
-        if any(part.is_sparse for part in gradient):
-            raise ValueError(
-                "the network gives sparse gradients, which have no second derivative: "
-                "build its embeddings with sparse=False"
-            )
+            if any(part.is_sparse for part in parts):
+                raise ValueError(
+                    "the network gives sparse gradients, which have no second "
+                    "derivative: build its embeddings with sparse=False"
+                )
+            gradient = self.loss.net.flatten(dict(zip(self.leaves, parts, strict=True)))
         # a once-differentiable function leaves an error off the path to the leaves,
         # where autograd would pass it by and leave its part of the Hessian out
-        names = {node.name() for node in _nodes(*(part.grad_fn for part in gradient))}
+        names = {node.name() for node in _nodes(gradient.grad_fn)}
         if "torch::autograd::Error" in names:
             raise _explained(RuntimeError("it is marked to differentiate once"), value)
         if "WeightNormInterfaceBackward0" in names:  # wrong in PyTorch, without a word
@@ -243,41 +257,38 @@ class _Piece:
             )
         return gradient
 
-    def product(self, gradient: tuple[Tensor, ...], v: Tensor) -> Tensor:
+    def product(self, gradient: Tensor, v: Tensor) -> Tensor:
         """The Hessian of this piece times v, (p, k) or (p, members, k)."""
-        single = len(v) == 1
-        vectors = self.loss.net.unflatten(v[0] if single else v).values()
-        # a gradient that is constant in w has no graph
-        pairs = zip(gradient, vectors, strict=True)
-        varying = [pair for pair in pairs if pair[0].requires_grad]
-        if not varying:
+        if not gradient.requires_grad:  # it is constant in w
             return torch.zeros_like(v)
-        outputs, weights = zip(*varying, strict=True)
+        single = len(v) == 1
         try:
             products = torch.autograd.grad(
-                outputs,
+                gradient,
                 list(self.leaves.values()),
-                weights,
+                v[0] if single else v,
                 retain_graph=True,
                 is_grads_batched=not single,
                 materialize_grads=True,
             )
         except RuntimeError as error:
-            raise _explained(error, *outputs) from None
+            raise _explained(error, gradient) from None
         pairs = zip(products, self.leaves.values(), strict=True)
         # zeros of unused leaves have no axis of vectors
         parts = (part.expand(len(v), *leaf.shape) for part, leaf in pairs)
         return torch.cat([part.reshape(*v.shape[:-1], -1) for part in parts], dim=-1)
 
-    def size(self) -> tuple[float, float]:
-        """Bytes that the graph holds: a fixed part, and a part for each example."""
+    def size(self) -> tuple[float, float, float]:
+        """Bytes of the graph: a fixed part, a part for each example, its largest."""
         few, many = min(4, self.examples), min(8, self.examples)
         small, large = self._bytes(few), self._bytes(many)
-        each = max(0, large - small) / max(1, many - few)
-        return max(0.0, small - few * each), each
+        each = max(0, sum(large) - sum(small)) / max(1, many - few)
+        growth = [b - a for a, b in zip(small, large, strict=False)]
+        largest = max([0, *growth]) / max(1, many - few)
+        return max(0.0, sum(small) - few * each), each, largest
 
-    def _bytes(self, count: int) -> int:
-        """Bytes that the graph on the first examples holds, the weights apart."""
+    def _bytes(self, count: int) -> list[int]:
+        """Bytes of what the graph on the first examples holds, the weights apart."""
         held: dict[int, int] = {}
 
         def note(tensor: Tensor) -> Tensor:
@@ -289,12 +300,10 @@ class _Piece:
         y = self.y.narrow(self.axis, 0, count)
         part = replace(self, x=select(self.x, slice(count)), y=y)
         with saved_tensors_hooks(note, lambda tensor: tensor):
-            gradient = part.build()
-        for tensor in gradient:
-            note(tensor)
+            note(part.build())
         for leaf in self.leaves.values():
             held.pop(leaf.untyped_storage().data_ptr(), None)
-        return sum(held.values())
+        return [*held.values()]
 
 
 def _nodes(*roots: Node | None) -> Iterator[Node]:

@@ -264,8 +264,7 @@ class Loss:
         self._placed: tuple = ()
         self._units: int | None = None
         # whether it is the mean of its parts; None: to be seen
-        named = isinstance(criterion, str) or None
-        self._averages = False if net.mixes_examples else named
+        self._averages = False if net.mixes_examples else None
 
     def _checked_labels(self, y: Tensor) -> tuple[torch.Size, Tensor]:
         """The axes of members that labels have, and the labels, int64 if classes."""
@@ -316,16 +315,21 @@ class Loss:
             )
 
     def chunks(
-        self, w: Tensor, member: int | None = None
+        self, w: Tensor, member: int | None = None, most: int | None = None
     ) -> Iterator[tuple[Any, Tensor, Any]]:
         """The data in the place and dtype of w, (k,) or (members, k).
+
+        Args:
+            w: the weights to evaluate.
+            member: the one of w to evaluate; by default all.
+            most: examples per part, at most, where they can be had apart.
 
         Returns:
             Iterator over x (b, ...), y (b,) or (members, b), and the share of the
             labels that count: b/n, or (members,) where some are ignored. Of one
             ``member`` of w, y is (b,), and its share a number.
         """
-        parts = self._parts(w if member is None else w[member])
+        parts = self._parts(w if member is None else w[member], most)
         _, x, y = self._placed
         axis = 0
         if self.own_labels and member is not None:
@@ -344,13 +348,13 @@ class Loss:
                 share = number.to(w.dtype) / total.clamp_min(1)
             yield x if whole else select(x, part), here, share
 
-    def _parts(self, w: Tensor) -> list[slice]:
+    def _parts(self, w: Tensor, most: int | None = None) -> list[slice]:
         """Ranges of examples to take at once; puts the data where w is."""
         key = (w.device, w.dtype)
         if not self._placed or self._placed[0] != key:
             with torch.inference_mode(False):  # kept for calls that differentiate
                 self._placed = key, place(self.x, *key), self.y.to(w.device)
-        size = min(self.n, self._chunk or self._default_chunk(w))
+        size = min(most or self.n, self._chunk or self._default_chunk(w))
         if size < self.n:
             if self._averages is None:
                 self._averages = self._is_an_average(w, size)
@@ -358,21 +362,33 @@ class Loss:
         starts = range(0, self.n, size)
         return [slice(start, min(start + size, self.n)) for start in starts]
 
+    @torch.no_grad()
     def _is_an_average(self, w: Tensor, size: int) -> bool:
-        """Whether a callable gives the same of the whole as of its parts."""
+        """Whether the loss of the whole is the mean of its parts'.
+
+        Not where outputs depend on the other examples, and of some callables.
+        """
+        _, x, y = self._placed
+        rtol, cut = max(1e-4, 8 * torch.finfo(w.dtype).eps), min(size, 2)
+        parameters = self.net.unflatten(w.reshape(-1, self.net.k)[0])
+        few, fewer = (
+            self.net.evaluate(parameters, select(x, slice(number)))
+            for number in (2 * cut, cut)
+        )
+        if (few[: len(fewer)] - fewer).abs().max() > rtol * few.abs().max():
+            return False
+        if isinstance(self.criterion.function, str):
+            return True
         n = min(self.n, max(2, CHUNK_ELEMENTS // max(1, self._form.numel())))
         cut = max(1, min(size, n // 2))
-        y = self._placed[2][0] if self.own_labels else self._placed[2]
+        y = y[0] if self.own_labels else y
         generator = torch.Generator("cpu").manual_seed(0)
         noise = torch.rand(n, *self._form, generator=generator, device="cpu")
         outputs, y = noise.to(w), y[torch.arange(n, device=y.device) * self.n // n]
         pairs = [(outputs, y), *zip(outputs.split(cut), y.split(cut), strict=True)]
-        with torch.no_grad():
-            whole, *parts = (
-                self.criterion.mean(z, t, members=False) * (len(t) / n)
-                for z, t in pairs
-            )
-        rtol = max(1e-4, 8 * torch.finfo(w.dtype).eps)
+        whole, *parts = (
+            self.criterion.mean(z, t, members=False) * (len(t) / n) for z, t in pairs
+        )
         return torch.allclose(torch.stack(parts).sum(), whole, rtol=rtol)
 
     def _default_chunk(self, w: Tensor) -> int:

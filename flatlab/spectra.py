@@ -273,17 +273,13 @@ class _Krylov:
         self._V = torch.zeros(self.chains, 16, operator.k, **options)
         self._H = torch.zeros(self.chains, 16, 16, **_CPU)
         self._pending = torch.zeros(self.chains, dtype=torch.long, device="cpu")
+        self.rows = 1  # of V: multiplied ones, and as many as any chain has pending
         self._longest = torch.zeros(self.chains, **_CPU)
         # Draws depend on the seed and on how many a member had, not on the ensemble:
         # so its result is the same in any company.
         self._generator = torch.Generator("cpu").manual_seed(seed)
         self._draws: list[Tensor] = []
         self._drawn = torch.zeros_like(self._pending)
-
-    @property
-    def rows(self) -> int:
-        """Of V: the multiplied ones, and as many as any chain has pending."""
-        return self.d + max(1, int(self._pending.max()))
 
     @property
     def V(self) -> Tensor:
@@ -305,8 +301,8 @@ class _Krylov:
         """
         image = (self.H @ c[..., None])[..., 0]
         s = image[:, self.d :]
-        length = _norm(s)
-        return s, length, ~(length > self._noise(_norm(image)))
+        length = s.norm(dim=-1)
+        return s, length, ~(length > self._noise(image.norm(dim=-1)))
 
     def _noise(self, size: Tensor) -> Tensor:
         """What rounding leaves of an image of that length, (chains,).
@@ -330,7 +326,8 @@ class _Krylov:
         """Directions s, but for ``chosen`` those of U, (chains, k), outside of W."""
         rest, inside, length = self._outside(U, _inner(self.V, U))
         s = torch.where(chosen[:, None], inside[:, self.d :], s)
-        new = chosen & (length > _ROUNDING * self.operator.eps * _norm(inside))
+        size = inside.norm(dim=-1)
+        new = chosen & (length > _ROUNDING * self.operator.eps * size)
         chain, row = self._keep(rest, new)
         s = torch.nn.functional.pad(s, (0, self.rows - self.d - s.shape[1]))
         s[chain, row - self.d] = length[new]
@@ -341,8 +338,10 @@ class _Krylov:
         d, rows = self.d, slice(self.d, self.rows)
         V, H = self._V, self._H
         # Turn the pending vectors so that the first of them has this direction.
-        Q, length = torch.linalg.qr(s[..., None], mode="complete")
-        Q[..., 0] *= length[:, 0].sign()
+        Q = s.sign()[..., None]
+        if s.shape[1] > 1:
+            Q, length = torch.linalg.qr(s[..., None], mode="complete")
+            Q[..., 0] *= length[:, 0].sign()
         V[:, rows] = self.operator.place(Q.mT) @ V[:, rows]
         H[:, rows] = Q.mT @ H[:, rows]
         U = V[:, d]
@@ -353,7 +352,7 @@ class _Krylov:
             [self.operator.place(H[:, d, :d]), (V[:, rows] * AU[:, None]).sum(-1)], 1
         )
         rest, inside, length = self._outside(AU, inside)
-        size = _norm(inside).hypot(length)
+        size = inside.norm(dim=-1).hypot(length)
         self.operator.need_finite(size)
         self._longest = torch.maximum(self._longest, size)
         H[:, : rows.stop, d] = inside
@@ -386,11 +385,14 @@ class _Krylov:
         """Take unit vectors of chosen chains as pending; their places in V."""
         chain, row = chosen.nonzero()[:, 0], (self.d + self._pending)[chosen]
         self._pending = self._pending + chosen
+        self.rows = self.d + max(1, int(self._pending.max()))
         if self.rows == self._V.shape[1]:
             pad = torch.nn.functional.pad
             self._V, self._H = pad(self._V, (0, 0, 0, 16)), pad(self._H, (0, 16, 0, 16))
-        there = chain.to(U.device)
-        self._V[there, row.to(U.device)] = U[there]
+        for place in row.unique().tolist():
+            there = chain[row == place]
+            mine = slice(None) if len(there) == self.chains else there.to(U.device)
+            self._V[mine, place] = U[mine]
         return chain, row
 
 
@@ -556,7 +558,7 @@ class _Search:
         self.target = self.target.clamp_min(1e-300)
         self.allowed = torch.maximum(self.target, self.rounding)
         # A Wᵀ y − θ Wᵀ y lies outside of W, but for rounding
-        outside = _norm((self.space.H[:, d:] @ self.Y).mT)
+        outside = (self.space.H[:, d:] @ self.Y).norm(dim=1)
         self.R_norm = outside.hypot(self.operator.eps * norm)
         self.settled = (self.R_norm <= self.allowed).all(-1)
 

@@ -63,6 +63,21 @@ def test_chunks_and_retained_graphs_change_nothing(retain, chunk):
         close(H @ V[:, 0], expected @ V[:, 0])
 
 
+def test_parts_that_stay_in_the_cache_change_nothing(monkeypatch):
+    monkeypatch.setattr("flatlab.hessian.CACHED", 1)
+    net = Network(models.mlp(4, 8, CLASSES, activation="tanh").double())
+    x, y = draws(4, n=200), torch.arange(200) % CLASSES
+    y[50:120] = -100  # some parts have few labels that count
+    loss, w = Loss(net, (x, y)), net.weights()
+    H, V = Hessian(loss, w), draws(2, n=net.k)
+    close(H @ V, dense(loss, w) @ V)
+    assert len(H._pieces) > 10
+    # statistics of the batch are those of all examples, which stay together
+    loss, w = problem("examples-mixed", "mse", None)
+    H = Hessian(loss, w)
+    close(H @ torch.eye(loss.net.k, dtype=torch.float64), dense(loss, w))
+
+
 def test_graphs_are_kept_where_they_fit():
     calls = []
 
