@@ -147,7 +147,7 @@ class Dataset:
         dtype: torch.dtype | None = None,
     ) -> "Dataset":
         """Move all splits to a device, and convert the inputs to a dtype."""
-        return self._map(lambda examples: examples.to(device, dtype))
+        return self._map(lambda examples: examples.to(device, dtype), self.name)
 
     def subset(self, n: int) -> "Dataset":
         """Keep the first n examples of the train split, and the other splits whole."""
@@ -213,12 +213,14 @@ class Dataset:
             classes = 1 + max(int(part.y.max()) for part in (train, *splits.values()))
         return cls(train, splits["validation"], splits["test"], classes, name)
 
-    def _map(
-        self, change: Callable[[Examples], Examples], name: str | None = None
-    ) -> "Dataset":
+    def _map(self, change: Callable[[Examples], Examples], name: str) -> "Dataset":
         """Apply a function of Examples to each split."""
         train, check, test = map(change, (self.train, self.validation, self.test))
-        return Dataset(train, check, test, self.classes, name or self.name)
+        return Dataset(train, check, test, self.classes, name)
+
+    def _with_inputs(self, change: Callable[[Tensor], Tensor], what: str) -> "Dataset":
+        """The same labels with other inputs, split by split."""
+        return self._map(lambda e: replace(e, x=change(e.x)), f"{self.name}, {what}")
 
 
 # -- the data sets -------------------------------------------------------------------
@@ -287,7 +289,6 @@ def twelve_bits(
             one seed a lower fraction keeps a subset, and validation examples stay.
         validation: fraction of the patterns for the validation split; the test split
             is what remains.
-
     """
     train, held_out = round(4096 * fraction), round(4096 * validation)
     if train < 1 or held_out < 1 or train + held_out >= 4096:
@@ -448,15 +449,13 @@ def shuffled_pixels(data: Dataset, seed: int = 0) -> Dataset:
     Train, validation and test images are permuted alike, so that there is as much to
     learn as before (Zhang et al. 2017, section 2.1). Channels of a pixel stay together.
     """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(_pixels(data.train.x).shape[-1])
+    pixels = _pixels(data.train.x).shape[-1]
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(pixels))
 
-    def shuffle(examples):
-        flat = _pixels(examples.x)
-        x = flat[..., torch.from_numpy(order).to(flat.device)]
-        return replace(examples, x=x.reshape(examples.x.shape))
+    def shuffle(x: Tensor) -> Tensor:
+        return _pixels(x)[..., order.to(x.device)].reshape(x.shape)
 
-    return data._map(shuffle, f"{data.name}, shuffled pixels")
+    return data._with_inputs(shuffle, "shuffled pixels")
 
 
 def random_pixels(data: Dataset, seed: int = 0) -> Dataset:
@@ -466,13 +465,13 @@ def random_pixels(data: Dataset, seed: int = 0) -> Dataset:
     """
     rng = np.random.default_rng(seed)
 
-    def shuffle(examples):
-        flat = _pixels(examples.x)
-        order = rng.random((len(flat), flat.shape[-1])).argsort(1)
-        order = torch.from_numpy(order).to(flat.device)[:, None].expand_as(flat)
-        return replace(examples, x=flat.gather(-1, order).reshape(examples.x.shape))
+    def shuffle(x: Tensor) -> Tensor:
+        flat = _pixels(x)
+        order = torch.from_numpy(rng.random((len(x), flat.shape[-1])).argsort(1))
+        order = order.to(x.device)[:, None].expand_as(flat)
+        return flat.gather(-1, order).reshape(x.shape)
 
-    return data._map(shuffle, f"{data.name}, random pixels")
+    return data._with_inputs(shuffle, "random pixels")
 
 
 def gaussian_inputs(data: Dataset, seed: int = 0) -> Dataset:
@@ -484,11 +483,10 @@ def gaussian_inputs(data: Dataset, seed: int = 0) -> Dataset:
     rng = np.random.default_rng(seed)
     mean, std = float(data.train.x.mean()), float(data.train.x.std())
 
-    def draw(examples):
-        noise = torch.from_numpy(rng.standard_normal(examples.x.shape))
-        return replace(examples, x=(mean + std * noise).to(examples.x))
+    def draw(x: Tensor) -> Tensor:
+        return (mean + std * torch.from_numpy(rng.standard_normal(x.shape))).to(x)
 
-    return data._map(draw, f"{data.name}, Gaussian inputs")
+    return data._with_inputs(draw, "Gaussian inputs")
 
 
 # -- helpers -------------------------------------------------------------------------

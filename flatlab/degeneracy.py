@@ -96,14 +96,12 @@ def local_learning_coefficient(
         )
     if n_beta is None:
         n_beta = loss.n / math.log(loss.n) if loss.n > 1 else 0.0
-    for name, number in {
-        "n_beta": n_beta,
-        "step": 1.0 if step is None else step,
-    }.items():
-        if not 0 < number < math.inf:
-            raise ValueError(f"{name} is {number}, expected a positive number")
-    if not 0 <= localisation < math.inf:
-        raise ValueError(f"localisation is {localisation}, expected at least 0")
+    positive = [n_beta] if step is None else [n_beta, step]
+    if not all(0 < v < math.inf for v in positive) or not 0 <= localisation < math.inf:
+        raise ValueError(
+            f"n_beta is {n_beta}, step {step} and localisation {localisation}, expected"
+            " positive numbers, or a localisation of 0"
+        )
     if step is None and not (metropolis and burn_in):
         raise ValueError(
             "step is tuned by Metropolis' rule in the burn-in: give a step"

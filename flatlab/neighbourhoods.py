@@ -121,8 +121,7 @@ class Bound:
             return self.sigma * self.t * z
         z = torch.where(self.t > 0, z, 0)
         if self.p == 2 or kind == "boundary":
-            length = torch.linalg.vector_norm(z, self.p, dim=-1, keepdim=True)
-            z = z / _positive(length)
+            z = z / _positive(torch.linalg.vector_norm(z, self.p, -1, keepdim=True))
         return self.radius * self.t * z
 
     def sample(
@@ -172,10 +171,8 @@ class Bound:
     def _draw(self, shape, generator, kind) -> tuple[Tensor, Tensor]:
         """Entries of the standard distribution, and one uniform number per member."""
         how = {"dtype": self.t.dtype, "generator": generator, "device": "cpu"}
-        if self.p == math.inf and kind != "gaussian":
-            z = 2 * torch.rand(shape, **how) - 1
-        else:
-            z = torch.randn(shape, **how)
+        box = self.p == math.inf and kind != "gaussian"
+        z = 2 * torch.rand(shape, **how) - 1 if box else torch.randn(shape, **how)
         return z, torch.rand((*shape[:-1], 1), **how)
 
 
@@ -193,20 +190,12 @@ def _positive(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, 1)
 
 
-@dataclass(frozen=True)
-class _Ones:
-    """t = 1."""
-
-    def __call__(self, w: Tensor, layout: Any = None) -> Tensor:
-        return torch.ones_like(w)
+def _ones(w: Tensor, layout: Any = None) -> Tensor:
+    return torch.ones_like(w)
 
 
-@dataclass(frozen=True)
-class _OnePlusMagnitude:
-    """t = |w| + 1."""
-
-    def __call__(self, w: Tensor, layout: Any = None) -> Tensor:
-        return w.abs() + 1
+def _one_plus_magnitude(w: Tensor, layout: Any = None) -> Tensor:
+    return w.abs() + 1
 
 
 @dataclass(frozen=True)
@@ -223,18 +212,16 @@ class _Magnitude:
                 f"a neighbourhood by {self.by!r} with biases={self.biases} needs the "
                 f"network's layout"
             )
-        if self.by == "weight":
-            t = w.abs()
-        else:
+        t = w.abs()
+        if self.by != "weight":
             group = getattr(layout, self.by).to(w.device)
             # k sums are enough for any number of groups, which is not asked for
             sums = torch.zeros_like(w).index_add(-1, group, w.square())
             t = sums.sqrt().index_select(-1, group)
         t = t + self.eta
-        if not self.biases:
-            assert layout is not None
-            t = torch.where(layout.is_bias.to(w.device), 1, t)
-        return t
+        if self.biases or layout is None:
+            return t
+        return torch.where(layout.is_bias.to(w.device), 1, t)
 
 
 def ball(rho: float | Tensor, p: float = 2) -> Neighbourhood:
@@ -244,7 +231,7 @@ def ball(rho: float | Tensor, p: float = 2) -> Neighbourhood:
         rho: the radius, a positive number or a tensor (members,).
         p: 2 or ``math.inf``.
     """
-    return Neighbourhood(rho, _Ones(), p)
+    return Neighbourhood(rho, _ones, p)
 
 
 def keskar_box(eps: float | Tensor) -> Neighbourhood:
@@ -253,7 +240,7 @@ def keskar_box(eps: float | Tensor) -> Neighbourhood:
     Args:
         eps: a positive number or a tensor (members,); the paper takes 1e-3 and 5e-4.
     """
-    return Neighbourhood(eps, _OnePlusMagnitude(), math.inf)
+    return Neighbourhood(eps, _one_plus_magnitude, math.inf)
 
 
 def adaptive_ball(

@@ -7,6 +7,7 @@ description length (Hochreiter and Schmidhuber 1997; Hinton and van Camp 1993).
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -37,9 +38,8 @@ def wide(w: Tensor) -> Tensor:
 def at_points(loss: Loss, measure: Callable, points: Iterable[Tensor]) -> Any:
     """A measure at several points per member, many evaluated as one ensemble.
 
-    ``measure`` is ``loss`` or a method of it: (members, k) to (members, ...) or a tuple
-    of such. The points, each (members, k), may be made one by one. Returns
-    (points, members, ...), or a tuple of such.
+    ``measure`` takes (members, k) to (members, ...), or a tuple of such; with points in
+    place of members where labels are shared. Returns (points, members, ...).
     """
     found = []
     for group in _groups(points):
@@ -58,23 +58,16 @@ def at_points(loss: Loss, measure: Callable, points: Iterable[Tensor]) -> Any:
 
 def _groups(points: Iterable[Tensor]) -> Iterator[Tensor]:
     """As many points as are worth evaluating together, (points, members, k)."""
-    group: list[Tensor] = []
-    for point in points:
-        group.append(point)
-        kind = "cpu" if point.is_cpu else "other"
-        if len(group) >= min(MOST_POINTS[kind], GROUP_NUMBERS[kind] // point.numel()):
-            yield torch.stack(group)
-            group = []
-    if group:
+    first = next(points := iter(points))
+    kind = "cpu" if first.is_cpu else "other"
+    most = max(1, min(MOST_POINTS[kind], GROUP_NUMBERS[kind] // first.numel()))
+    points = chain([first], points)
+    while group := [*islice(points, most)]:
         yield torch.stack(group)
 
 
 class Noise:
-    """Standard normal vectors of k numbers: the i-th depends on the seed and i alone.
-
-    All members get the same vectors, so that differences between members are not
-    blurred by different draws.
-    """
+    """Standard normal vectors of k numbers, the same for all members, by position."""
 
     def __init__(self, w: Tensor, seed: int) -> None:
         self.like, self._drawn = w, []
@@ -97,11 +90,10 @@ def rises(
     noise: Noise,
     pairs: int,
 ) -> Tensor:
-    """Rise of a measure under noise, (pairs, members).
+    """Rise of a measure over ``base`` at w under noise, (pairs, members).
 
-    Each draw is averaged with its mirror image, which cancels the slope at w exactly:
-    it is pure noise otherwise. ``base``, (members,), is the measure at w; ``scale``,
-    (members, k) or (members, 1), the standard deviation of every coordinate.
+    Each draw is averaged with its mirror image, which cancels the slope at w exactly.
+    ``scale``, (members, k) or (members, 1), is the deviation of every coordinate.
     """
     signed = (w + s * scale * noise[i] for i in range(pairs) for s in (1, -1))
     values = at_points(loss, measure, signed)
@@ -118,9 +110,8 @@ def largest_sigma(
 
     The noise grows from ``start`` until the target is first exceeded; the bracket is
     then narrowed to ``tol`` by interpolation on logarithmic axes. ``rise_at`` gives
-    rises and their standard errors, from the same draws at every scale. Returns the
-    noise (infinite where none is too much, 0 where every one is), its standard error,
-    and the rise there.
+    rises and their errors. Returns the noise (infinite where none is too much, 0 where
+    every one is), its error, and the rise there.
     """
     sigma = start.clone()
     # noise, rise and error below the target, noise and rise above it
@@ -159,7 +150,7 @@ def largest_sigma(
 
 
 def check_samples(samples: int) -> None:
-    """Raise unless a number of antithetic samples allows a standard error."""
+    """Raise unless antithetic samples are enough for a standard error."""
     if samples < 4 or samples % 2:
         raise ValueError(
             f"samples is {samples}, expected an even number of at least 4 (they come "
@@ -168,7 +159,7 @@ def check_samples(samples: int) -> None:
 
 
 def _check_rise(rise: float) -> None:
-    if not (rise > 0 and math.isfinite(rise)):
+    if not 0 < rise < math.inf:
         raise ValueError(f"the rise allowed is {rise}, expected a positive number")
 
 
@@ -208,10 +199,7 @@ def _tolerated(
     samples: int,
     seed: int,
 ) -> Tolerated:
-    """Largest sigma whose noise ``scale(sigma)`` keeps the mean rise of a measure.
-
-    The draws are the same at every sigma and for all members, in antithetic pairs.
-    """
+    """Largest sigma whose noise ``scale(sigma)`` keeps the mean rise of a measure."""
     check_samples(samples)
     _check_rise(rise)
     noise, base, pairs = Noise(w, seed), measure(w), samples // 2
@@ -293,8 +281,6 @@ def pac_bayes_sharpness(
     """
     if measure not in ("accuracy", "loss"):
         raise ValueError(f"measure is {measure!r}, expected 'accuracy' or 'loss'")
-    if floor < 0:
-        raise ValueError(f"floor is {floor}, expected at least 0")
     w = wide(w)
 
     def value(points: Tensor) -> Tensor:
@@ -378,7 +364,7 @@ def bits_per_weight(loss: Loss, w: Tensor, rise: float = 0.1) -> Precision:
     w = wide(w)
     layout, base = loss.net.layout, loss(w)
     found = torch.zeros(len(w), dtype=torch.int64, device=w.device)
-    at_found, at_next = (torch.full_like(base, torch.nan) for _ in range(2))
+    at_found = at_next = torch.full_like(base, torch.nan)
 
     def attempt(levels: Tensor, active: Tensor) -> Tensor:
         """Try one grid for each active member: which of them is it enough for?"""

@@ -6,6 +6,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -49,23 +51,18 @@ class Report:
     """What ``fl.report`` found; as text and in a notebook it shows itself.
 
     Attributes:
-        name: the model's class.
         k: number of weights.
-        n: number of examples.
-        examples: how many of them curvature and sharpness were measured on.
-        loss: L_S(w) on all n.
-        accuracy: on all n; None where the outputs name no class.
-        gradient_norm: of L_S on all n.
-        part_loss: the loss on the ``examples``.
+        n: number of examples, of which the loss, accuracy (None where the outputs name
+            no class) and gradient norm are.
+        examples: how many of them curvature and sharpness were measured on, where the
+            loss is ``part_loss``.
         norm: ‖w‖.
         spectrum: the largest eigenvalues, then the smallest. Each is within its
             residual of one; the smallest settle late, and the last is an upper bound.
-        trace: of the Hessian, with its standard error.
         rises: what the loss does in each neighbourhood, by its name.
         profile: distances (points,) from w, and the losses (2, points) there, along the
             top eigenvector and along a random direction.
         warnings: what an expert would say to these numbers.
-        seconds: what it took.
     """
 
     name: str
@@ -132,21 +129,19 @@ class Report:
             yield group, name, value, 0
 
     def __repr__(self) -> str:
-        lines, last = [f"{self.name}: {self.k:,} weights"], ""
-        for group, name, value, error in self.rows():
-            lines += [] if group == last else ["", group]
-            lines.append(f"  {name:32s} {_shown(value, error)}")
-            last = group
+        lines = [f"{self.name}: {self.k:,} weights"]
+        for group, rows in groupby(self.rows(), itemgetter(0)):
+            lines += ["", group]
+            lines += [f"  {name:32s} {_shown(*value)}" for _, name, *value in rows]
         return "\n".join([*lines, "", *(f"- {text}" for text in self.warnings)])
 
     def _repr_html_(self) -> str:
-        rows, last = "", ""
-        for group, name, value, error in self.rows():
-            if group != last:
-                rows += f"<tr><th colspan=2>{html.escape(group)}</th></tr>"
-            cells = html.escape(name), _shown(value, error)
-            rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-            last = group
+        rows = ""
+        for group, own in groupby(self.rows(), itemgetter(0)):
+            rows += f"<tr><th colspan=2>{html.escape(group)}</th></tr>"
+            for _, name, *value in own:
+                cells = f"<td>{html.escape(name)}</td><td>{_shown(*value)}</td>"
+                rows += f"<tr>{cells}</tr>"
         notes = "".join(f"<li>{html.escape(text)}</li>" for text in self.warnings)
         head = html.escape(f"{self.name}: {self.k:,} weights")
         return f"<table><caption>{head}</caption>{rows}</table><ul>{notes}</ul>"
@@ -189,7 +184,7 @@ class Report:
         if (self.name, self.k) != (other.name, other.k):
             notes.append("The architectures differ, and with them what w stands for.")
         theirs = {name: value for _, name, value, _ in other.rows()}
-        rows = {}
+        rows: dict[str, tuple[float, float, float | None]] = {}
         for _, name, value, _ in self.rows():
             if name in theirs:
                 known = theirs[name] != 0 and (name in _AT_ANY_LOSS or not unequal)
@@ -231,8 +226,8 @@ def report(
 
     It takes about the time of twenty gradients on a large set: loss, accuracy and
     gradient are of all examples, curvature and sharpness of an eighth of them, drawn at
-    random. (Of 512 labels at least, so that a small set is measured whole.) It needs
-    memory for some 50 vectors of the size of w, and leaves the model as it was found.
+    random, but of 512 labels at least. It needs memory for some 50 vectors of the size
+    of w, and leaves the model as it was found.
 
     Args:
         model: any module that ``Network`` takes.
@@ -260,30 +255,25 @@ def report(
         if float(value) < _TINY:
             w = double(w)  # where all outputs are sure, float32 loses the curvature
         part = _part(loss, examples, seed)
-        H, trouble = Hessian(part, w), None
+        kind = Hessian if _outputs(loss) <= 64 else _Products
+        H, trouble = kind(part, w), None
         try:
             _ = H @ w
         except ValueError as error:  # no second derivative
-            H, trouble = (
-                Hessian(part, w, method="finite_difference"),
-                str(error).split(";")[0],
-            )
+            H, trouble = kind(part, w, method="finite_difference"), str(error)
         bar.update()
         most = 25 if net.k <= 10**7 else 12
         asked, ends = (min(5, net.k // 2), "both") if net.k > 1 else (1, "largest")
         how: dict[str, Any] = {"which": ends, "eigenvectors": True, "seed": seed}
         spectrum = eigenvalues(H, asked, max_products=most, **how)
         bar.update()
-        # so many classes make the exact trace dear
-        operator = H if _outputs(loss) <= 64 else _Products(H)
-        total = trace(operator, 0.1, max_products=32, seed=seed)
+        total = trace(H, 0.1, max_products=32, seed=seed)
         bar.update()
         rises = {}
         for name, where in around.items():
-            worst = worst_case_sharpness(part, w, where, steps=4, restarts=0)
+            worst = worst_case_sharpness(part, w, where, steps=4, restarts=0).values
             mean = average_sharpness(part, w, where, samples=16, seed=seed)
-            found = worst.values, mean.values, mean.standard_error
-            rises[name] = Rise(*map(float, found))
+            rises[name] = Rise(*map(float, (worst, mean.values, mean.standard_error)))
             bar.update()
         profile = _profile(part, w, spectrum, radius, seed)
         bar.update()
@@ -307,7 +297,8 @@ def report(
     notes = [*_beware(first, net, loss, radius)]
     if trouble:
         notes.append(
-            f"Curvature is by differences of gradients, to {H.error:.0e}: {trouble}."
+            f"Curvature is by differences of gradients, to {H.error:.0e}: "
+            f"{trouble.partition(';')[0]}."
         )
     return replace(first, warnings=tuple(notes))
 
@@ -339,15 +330,11 @@ def _part(loss: Loss, examples: int | None, seed: int) -> Loss:
     return Loss(loss.net, pair, loss.criterion.function)
 
 
-class _Products:
-    """An operator that knows its products alone, and no closed form."""
+class _Products(Hessian):
+    """Without a closed form of the diagonal, which many classes make dear."""
 
-    def __init__(self, operator: Any):
-        self.operator, self.shape = operator, operator.shape
-        self.dtype, self.device = operator.dtype, operator.device
-
-    def __matmul__(self, V: Tensor) -> Tensor:
-        return self.operator @ V
+    def exact_diagonal(self) -> None:
+        return None
 
 
 def _profile(loss: Loss, w: Tensor, spectrum: Eigenvalues, radius: float, seed: int):

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.functional import jvp
 
 from flatlab.environment import double
 from flatlab.loss import IGNORED, Loss
@@ -90,16 +92,9 @@ def ascend(
     In a box the steepest direction is a vector of signs, which cannot settle where the
     maximum lies inside; after a failure the plain gradient has its turn.
 
-    Args:
-        value_and_gradient: (starts, members, k) offsets to (starts, members) values
-            and (starts, members, k) gradients.
-        around: the set of allowed offsets.
-        starts: (starts, members, k) offsets in the set.
-        steps: for every start.
-
-    Returns:
-        (members,) best values, -∞ where all are NaN, (members, k) their offsets, and
-        the evaluations.
+    Takes ``starts``, (starts, members, k) offsets, whose values and gradients
+    ``value_and_gradient`` gives; returns the best values, (members,), -∞ where all are
+    NaN, their offsets and the evaluations.
     """
     epsilon, count = starts, len(starts)
     value, gradient = value_and_gradient(epsilon)
@@ -223,17 +218,10 @@ def worst_case_sharpness(
     Reference: Foret et al. (2021), equation 1; Kwon et al. (2021), equation 4, for
     the adaptive neighbourhoods.
     """
-    w, around = _around(neighbourhood, loss, w)
-    return _search(loss, w, around, None, steps, restarts, seed)
-
-
-def _around(
-    neighbourhood: Neighbourhood, loss: Loss, w: Tensor
-) -> tuple[Tensor, Bound]:
-    """The weights that are measured, and the set around them."""
     check_set(neighbourhood)
     w = wide(w)
-    return w, neighbourhood.at(w, loss.net.layout_on(w.device))
+    around = neighbourhood.at(w, loss.net.layout_on(w.device))
+    return _search(loss, w, around, None, steps, restarts, seed)
 
 
 @over_members
@@ -264,8 +252,10 @@ def average_sharpness(
         samples: evaluations of the loss for each member, an even number of at least 4.
         seed: of the draws.
     """
+    check_set(neighbourhood)
     check_samples(samples)
-    (w, around), pairs = _around(neighbourhood, loss, w), samples // 2
+    w, pairs = wide(w), samples // 2
+    around = neighbourhood.at(w, loss.net.layout_on(w.device))
     base = loss(w)
     check_same(base, loss(w))
     exact = double(w)  # where the device knows float64
@@ -310,21 +300,19 @@ def keskar_sharpness(
         seed: of A and of the random starts.
     """
     box, w = keskar_box(eps), wide(w)
-    if subspace is None:
-        found = _search(loss, w, box.at(w), None, steps, restarts, seed)
-    elif not 1 <= subspace <= loss.net.k:
-        raise ValueError(
-            f"subspace is {subspace}, expected None or a number of dimensions from 1 "
-            f"to k = {loss.net.k}"
-        )
-    else:
-        noise = Noise(w, seed)
+    A, centre = None, w
+    if subspace is not None:
+        if not 1 <= subspace <= loss.net.k:
+            raise ValueError(
+                f"subspace is {subspace}, expected 1 to k = {loss.net.k} dimensions"
+            )
+        noise, seed = Noise(w, seed), seed + 1
         A = torch.stack([noise[i] for i in range(subspace)], -1)  # (k, p)
         # A⁺ w in float64, which not every device has
         q, triangle = torch.linalg.qr(A.cpu().double())
         right = q.mT @ w.cpu().double().mT
         centre = torch.linalg.solve_triangular(triangle, right, upper=True).mT.to(w)
-        found = _search(loss, w, box.at(centre), A, steps, restarts, seed + 1)
+    found = _search(loss, w, box.at(centre), A, steps, restarts, seed)
     return replace(found, values=100 * found.rise / (1 + found.loss))
 
 
@@ -393,14 +381,10 @@ def critical_sharpness(
 
 @over_members
 def gradient_norm(loss: Loss, w: Tensor) -> Tensor:
-    """Euclidean norm of the gradient of L_S.
+    """Euclidean norm of the gradient of L_S at w, (..., k).
 
     It vanishes at every minimum, sharp or flat; what it measures near one is how far
     training is from the end.
-
-    Args:
-        loss: the surface.
-        w: (..., k).
     """
     return torch.linalg.vector_norm(loss.gradient(wide(w)), dim=-1)
 
@@ -425,25 +409,18 @@ def fisher_rao_norm(loss: Loss, w: Tensor) -> Tensor:
     """
     w = wide(w)
     leaves = loss.net.leaves(w)
-    total = torch.zeros_like(w[:, 0])
+    total, parts = torch.zeros_like(w[:, 0]), tuple(leaves.values())
+    logits: Any
+
+    def outputs(x: Any, *parts: Tensor) -> Tensor:
+        return loss.net.evaluate(dict(zip(leaves, parts, strict=True)), x)
+
     for x, y, share in loss.chunks(w):
         with loss.net.twice_differentiable():
-            logits = loss.net.evaluate(leaves, x)
+            logits, change = jvp(partial(outputs, x), parts, parts)  # f and J w
             free = logits.detach().requires_grad_()
             value = loss.criterion.mean(free, y, True, loss.own_labels).sum()
             (residual,) = torch.autograd.grad(value, free)
-            # J w by two reverse passes: Jᵀ u is linear in u, and its slope is J
-            u = torch.zeros_like(logits, requires_grad=True)
-            back = torch.autograd.grad(
-                logits,
-                list(leaves.values()),
-                u,
-                create_graph=True,
-                materialize_grads=True,
-            )
-            pairs = zip(back, leaves.values(), strict=True)
-            along: Any = sum((b * p.detach()).sum() for b, p in pairs)
-            (change,) = torch.autograd.grad(along, u)
         if isinstance(loss.criterion.function, str):
             slope = (residual * change).sum(-1).flatten(1)
             count = (y != IGNORED).flatten(int(loss.own_labels)).sum(-1)

@@ -554,8 +554,6 @@ def test_bad_input_says_what_is_expected():
         pac_bayes_sharpness(loss, w, measure="error")
     with pytest.raises(ValueError, match="positive"):
         pac_bayes_sharpness(loss, w, deviation=0.0)
-    with pytest.raises(ValueError, match="floor"):
-        pac_bayes_sharpness(loss, w, floor=-1.0)
 
 
 # ------------------------------------------------------- where no number is right
