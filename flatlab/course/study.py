@@ -372,14 +372,11 @@ def _soft_rank(net: fl.Network, data: fl.Dataset, w: Tensor) -> dict[str, Tensor
 
 def _slope(loss: fl.Loss, w: Tensor) -> Tensor:
     """Mean over examples of the squared Frobenius norm of the logits' Jacobian in x."""
-    parts, net = [], loss.net
+    parts, grad = [], torch.autograd.grad
     for x, *_ in loss.chunks(w):
         x = x.expand(len(w), *x.shape).clone().requires_grad_()
-        logits = net.evaluate(net.unflatten(w), x, own_inputs=True)
-        slopes = (
-            torch.autograd.grad(of_class.sum(), x, retain_graph=True)[0]
-            for of_class in logits.unbind(-1)
-        )
+        logits = loss.net.evaluate(loss.net.unflatten(w), x, own_inputs=True)
+        slopes = [grad(z.sum(), x, retain_graph=True)[0] for z in logits.unbind(-1)]
         parts.append(torch.stack([s.square().flatten(2).sum(2) for s in slopes]))
     return sum(of_class.mean(1) for of_class in torch.cat(parts, 2))
 
