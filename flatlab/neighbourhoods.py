@@ -190,12 +190,16 @@ def _positive(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, 1)
 
 
-def _ones(w: Tensor, layout: Any = None) -> Tensor:
-    return torch.ones_like(w)
+@dataclass(frozen=True)
+class _Ones:  # no function, whose repr differs from run to run
+    def __call__(self, w: Tensor, layout: Any = None) -> Tensor:
+        return torch.ones_like(w)
 
 
-def _one_plus_magnitude(w: Tensor, layout: Any = None) -> Tensor:
-    return w.abs() + 1
+@dataclass(frozen=True)
+class _OnePlusMagnitude:
+    def __call__(self, w: Tensor, layout: Any = None) -> Tensor:
+        return w.abs() + 1
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ def ball(rho: float | Tensor, p: float = 2) -> Neighbourhood:
         rho: the radius, a positive number or a tensor (members,).
         p: 2 or ``math.inf``.
     """
-    return Neighbourhood(rho, _ones, p)
+    return Neighbourhood(rho, _Ones(), p)
 
 
 def keskar_box(eps: float | Tensor) -> Neighbourhood:
@@ -240,7 +244,7 @@ def keskar_box(eps: float | Tensor) -> Neighbourhood:
     Args:
         eps: a positive number or a tensor (members,); the paper takes 1e-3 and 5e-4.
     """
-    return Neighbourhood(eps, _one_plus_magnitude, math.inf)
+    return Neighbourhood(eps, _OnePlusMagnitude(), math.inf)
 
 
 def adaptive_ball(
