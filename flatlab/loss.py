@@ -1,6 +1,7 @@
 """The training loss as a function of the weights: L_S(w), accuracy, gradient."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
@@ -17,6 +19,8 @@ from flatlab.network import Network, Parameters, over_members, place, select, te
 _over_members = partial(over_members, finite=False)
 # numbers that one evaluation may hold: 128 MiB in float32
 CHUNK_ELEMENTS = 2**25
+# members, as points of a grid are, for which one call of a callable beats one for each
+MANY = 64
 # the label of what does not count, as in torch.nn.functional.cross_entropy
 IGNORED = -100
 
@@ -64,13 +68,21 @@ class Criterion:
             members: whether the outputs have an axis of members.
             own: whether y has one too.
         """
-        if isinstance(self.function, str):
+        function = self.function
+        if isinstance(function, str):
             return self.mean_of(self.each(outputs, y), y, int(members))
+
+        def one(z: Tensor, t: Tensor) -> Tensor:
+            return function(z, t).mean()
+
         if not members:
-            return self.function(outputs, y).mean()
+            return one(outputs, y)
         # a callable sees one member at a time: what it reduces is its own affair
+        if len(outputs) >= MANY and not outputs.requires_grad:
+            with suppress(RuntimeError):  # it may look at values
+                return vmap(one, in_dims=(0, 0 if own else None))(outputs, y)
         pairs = zip(outputs.unbind(), y if own else [y] * len(outputs), strict=True)
-        return torch.stack([self.function(z, t).mean() for z, t in pairs])
+        return torch.stack([one(*pair) for pair in pairs])
 
     def each(self, outputs: Tensor, y: Tensor) -> Tensor:
         """A named criterion's loss of every label, 0 of those that do not count."""
@@ -264,7 +276,7 @@ class Loss:
         self._placed: tuple = ()
         self._units: int | None = None
         # whether it is the mean of its parts; None: to be seen
-        self._averages = False if net.mixes_examples else None
+        self._averages: bool | None = None
 
     def _checked_labels(self, y: Tensor) -> tuple[torch.Size, Tensor]:
         """The axes of members that labels have, and the labels, int64 if classes."""
@@ -369,13 +381,9 @@ class Loss:
         Not where outputs depend on the other examples, and of some callables.
         """
         _, x, y = self._placed
-        rtol, cut = max(1e-4, 8 * torch.finfo(w.dtype).eps), min(size, 2)
         parameters = self.net.unflatten(w.reshape(-1, self.net.k)[0])
-        few, fewer = (
-            self.net.evaluate(parameters, select(x, slice(number)))
-            for number in (2 * cut, cut)
-        )
-        if (few[: len(fewer)] - fewer).abs().max() > rtol * few.abs().max():
+        alone = min(size, 2)
+        if self.net.mixes_examples(parameters, select(x, slice(2 * alone)), alone):
             return False
         if isinstance(self.criterion.function, str):
             return True
@@ -389,6 +397,7 @@ class Loss:
         whole, *parts = (
             self.criterion.mean(z, t, members=False) * (len(t) / n) for z, t in pairs
         )
+        rtol = max(1e-4, 8 * torch.finfo(w.dtype).eps)
         return torch.allclose(torch.stack(parts).sum(), whole, rtol=rtol)
 
     def _default_chunk(self, w: Tensor) -> int:

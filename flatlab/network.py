@@ -518,13 +518,21 @@ class Network:
         """Whether all members are evaluated in batched matrix products on a CPU."""
         return self._dense is not None
 
-    @property
-    def mixes_examples(self) -> bool:
-        """Whether a layer takes the statistics of the batch, so that parts differ."""
-        return any(
+    @torch.no_grad()
+    def mixes_examples(self, parameters: Parameters, x: Any, alone: int) -> bool:
+        """Whether the outputs of the first few of x depend on the others beside them.
+
+        A layer that takes the statistics of the batch is known without a look.
+        """
+        if any(
             isinstance(module, _BatchNorm) and module.running_mean is None
             for module in self._skeleton.modules()
-        )
+        ):
+            return True
+        both = self.evaluate(parameters, x)
+        change = both[:alone] - self.evaluate(parameters, select(x, slice(alone)))
+        rtol = max(1e-4, 8 * torch.finfo(both.dtype).eps)
+        return bool(change.abs().max() > rtol * both.abs().max())
 
     def probe(self, x: Any) -> tuple[Tensor, list[tuple[str, nn.Module, Any, Any]]]:
         """The output at the module's own weights on a few examples.

@@ -19,7 +19,7 @@ from flatlab.hessian import Hessian
 from flatlab.landscape import interpolate
 from flatlab.loss import IGNORED, Loss
 from flatlab.neighbourhoods import Neighbourhood, adaptive_ball, ball
-from flatlab.network import Network, select
+from flatlab.network import Network, place, select
 from flatlab.noise import Noise, wide
 from flatlab.progress import progress
 from flatlab.reparameterization import rescale_layers
@@ -254,7 +254,7 @@ def report(
         accuracy = _accuracy(loss, w)
         if float(value) < _TINY:
             w = double(w)  # where all outputs are sure, float32 loses the curvature
-        part = _part(loss, examples, seed)
+        part = _part(loss, w, examples, seed)
         kind = Hessian if _outputs(loss) <= 64 else _Products
         H, trouble = kind(part, w), None
         try:
@@ -314,12 +314,14 @@ def _outputs(loss: Loss) -> int:
     return loss._form[-1] if loss._form else 1
 
 
-def _part(loss: Loss, examples: int | None, seed: int) -> Loss:
+def _part(loss: Loss, w: Tensor, examples: int | None, seed: int) -> Loss:
     """The loss on some of the examples."""
     if examples is None:
         counted = int((loss.y != IGNORED).sum()) if loss._form[:-1] else loss.n
         least = max(loss.n * _SHARE, _LABELS * loss.n / counted)
-        examples = loss.n if loss.net.mixes_examples else math.ceil(least)
+        few = place(select(loss.x, slice(4)), w.device, w.dtype)
+        mixed = loss.net.mixes_examples(loss.net.unflatten(w), few, alone=2)
+        examples = loss.n if mixed else math.ceil(least)
     if examples < 1:
         raise ValueError(f"examples is {examples}, expected a positive number")
     if examples >= loss.n:

@@ -300,6 +300,29 @@ def test_a_criterion_that_is_no_mean_over_examples_sees_them_all(criterion):
         torch.testing.assert_close(loss.gradient(w)[0], slope)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_callable_sees_one_of_many_members_as_it_sees_one_of_few(own):
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.rand(3, 6, generator=g, dtype=torch.float64).split([2, 1])
+    x, y, net = x.T, y[0], Network(nn.Linear(2, 1).double())
+    w = net.init(range(70), dtype=torch.float64)
+    y = y.expand(70, 6) * torch.arange(1, 71)[:, None] if own else y
+
+    def log_of_the_mean(z, t):
+        assert z.shape == (6, 1) and t.shape == (6,)
+        return (z[:, 0] - t).square().mean().log()
+
+    def looks(z, t):
+        assert z.isfinite().all()
+        return log_of_the_mean(z, t)
+
+    one = [(x, y[i] if own else y) for i in range(70)]
+    expected = [Loss(net, d, log_of_the_mean)(v) for d, v in zip(one, w, strict=True)]
+    for criterion in (log_of_the_mean, looks):
+        found = Loss(net, (x, y), criterion)(w)
+        torch.testing.assert_close(found, torch.stack(expected))
+
+
 def test_accuracy_of_one_output():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(12, 6, generator=g)

@@ -90,6 +90,20 @@ def test_curvature_of_a_large_set_is_of_an_eighth():
     assert found.top == pytest.approx(whole.top, rel=0.2)
 
 
+class Centred(nn.Module):
+    def forward(self, h):
+        return h - h.mean(0)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm1d(4, track_running_stats=False), Centred()]
+)
+def test_what_mixes_examples_is_measured_on_all(layer):
+    model = nn.Sequential(nn.Linear(3, 4), layer, nn.Linear(4, 3))
+    found = fl.report(model, blobs(900))
+    assert (found.examples, found.part_loss) == (900, found.loss)
+
+
 def test_the_model_is_left_as_it_was_found():
     x, y = blobs()
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
