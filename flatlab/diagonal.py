@@ -11,6 +11,7 @@ node that is not known to be piecewise linear is taken not to be. The trace is b
 where it gives the network's own outputs and slopes on a few examples.
 """
 
+import copy
 import operator
 import re
 from collections.abc import Iterator, Mapping
@@ -96,6 +97,7 @@ class _Trace(fx.Interpreter):
     """
 
     def __init__(self, module: nn.Module, trained: set[str]):
+        module = copy.deepcopy(module)  # it may keep what the trace gives it
         bare = type(module) in _LAYERS  # a trace would look inside it
         traced = fx.symbolic_trace(nn.Sequential(module) if bare else module)
         super().__init__(traced)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.autograd.graph import Node, saved_tensors_hooks
 
 from flatlab.diagonal import exact_diagonal
-from flatlab.environment import double
 from flatlab.loss import Loss
 from flatlab.network import Parameters, need_derivatives, select
 
@@ -144,7 +143,7 @@ class Hessian:
 
     def _differences(self, V: Tensor) -> Tensor:
         """The same by differences of gradients."""
-        w = double(self.w.reshape(-1, self.shape[-1]))
+        w = self.loss.double(self.w.reshape(-1, self.shape[-1]))
         out = torch.zeros_like(V, memory_format=torch.contiguous_format)
         for row, v in enumerate(V.to(w)):
             length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
+from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
+from flatlab.environment import double
 from flatlab.network import Network, Parameters, over_members, place, select, tensors
 
 # a loss at weights that are not finite is itself not finite, and says so
@@ -72,6 +73,8 @@ class Criterion:
         if isinstance(function, str):
             return self.mean_of(self.each(outputs, y), y, int(members))
 
+        function = _beside(function, outputs)
+
         def one(z: Tensor, t: Tensor) -> Tensor:
             return function(z, t).mean()
 
@@ -112,14 +115,15 @@ class Criterion:
         y is (n, ...), or (members, n, ...) where every member has its ``own``.
         """
         function = getattr(self.function, "func", self.function)
-        is_entropy = function is F.cross_entropy or isinstance(
-            function, nn.CrossEntropyLoss
+        is_entropy = function in (F.cross_entropy, F.nll_loss) or isinstance(
+            function, nn.CrossEntropyLoss | nn.NLLLoss
         )
         if is_entropy and outputs.ndim > 3:
             outputs = outputs.movedim(2, -1)  # classes come second there
         form, labels = outputs.shape[1:], y.shape[int(own) :]
         counted = (y != self.ignored).expand(len(outputs), *labels)
-        if form[:-1] == labels and form[-1] > 1 and not y.is_floating_point():
+        several = form[-1:] != (1,) or is_entropy or isinstance(function, str)
+        if form[:-1] == labels and several and not y.is_floating_point():
             return outputs.argmax(-1) == y, counted
         if is_entropy and form == labels:  # probabilities as labels
             hits = outputs.argmax(-1) == y.argmax(-1)
@@ -144,6 +148,20 @@ class Criterion:
         middle = 0.5 if bits.all() else 0.0 if signs.all() else None
         named = isinstance(self.function, str)
         return replace(self, ignores=named and len(known) < y.numel(), middle=middle)
+
+
+def _beside(function: Any, outputs: Tensor) -> Any:
+    """A callable whose own tensors, as weights of classes, are where outputs are."""
+    like = outputs.device, outputs.dtype
+    if isinstance(function, partial):
+        args, keywords = place((function.args, function.keywords), *like)
+        return partial(_beside(function.func, outputs), *args, **keywords)
+    if isinstance(function, nn.Module):
+        own = dict((*function.named_parameters(), *function.named_buffers()))
+        placed = place(own, *like)
+        if any(placed[name] is not own[name] for name in own):
+            return lambda z, y: functional_call(function, placed, (z, y))
+    return function
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
@@ -275,8 +293,9 @@ class Loss:
         self._chunk = chunk
         self._placed: tuple = ()
         self._units: int | None = None
-        # whether it is the mean of its parts; None: to be seen
+        # whether it is the mean of its parts, and has float64; None: to be seen
         self._averages: bool | None = None
+        self._doubles: bool | None = None
 
     def _checked_labels(self, y: Tensor) -> tuple[torch.Size, Tensor]:
         """The axes of members that labels have, and the labels, int64 if classes."""
@@ -326,6 +345,21 @@ class Loss:
                 f"{tuple(w.shape)}"
             )
 
+    def labels(self, w: Tensor) -> Tensor:
+        """Labels where w is; real targets in its dtype, but in float32 at least."""
+        return place(self.y, w.device, torch.promote_types(w.dtype, torch.float32))
+
+    def double(self, w: Tensor) -> Tensor:
+        """Weights in float64 where device, network and criterion have it."""
+        exact = double(w)
+        if self._doubles is None and exact.dtype != w.dtype:
+            self._doubles = True
+            try:
+                self.gradient(exact)
+            except (RuntimeError, ValueError, TypeError):  # float32 in it, say
+                self._doubles = False
+        return w if self._doubles is False else exact
+
     def chunks(
         self, w: Tensor, member: int | None = None, most: int | None = None
     ) -> Iterator[tuple[Any, Tensor, Any]]:
@@ -365,7 +399,7 @@ class Loss:
         key = (w.device, w.dtype)
         if not self._placed or self._placed[0] != key:
             with torch.inference_mode(False):  # kept for calls that differentiate
-                self._placed = key, place(self.x, *key), self.y.to(w.device)
+                self._placed = key, place(self.x, *key), self.labels(w)
         size = min(most or self.n, self._chunk or self._default_chunk(w))
         if size < self.n:
             if self._averages is None:

@@ -16,6 +16,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 Parameters = dict[str, Tensor]
@@ -149,6 +150,15 @@ class Network:
         own = {n: p for n, p in trained.items() if fnmatchcase(n, only or "*")}
         if not own:
             raise ValueError(f"only={only!r} matches none of {', '.join(trained)}")
+        if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+            raise ValueError(
+                "a lazy layer has no weights yet: call the module on a batch first"
+            )
+        if any(p.is_complex() for p in own.values()):
+            raise TypeError(
+                "a parameter is complex, and w is real: keep its real and imaginary "
+                "part as two parameters, or as one with torch.view_as_real"
+            )
         self.layout = Layout.of(own)
         self._sizes = [shape.numel() for shape in self.layout.shapes]
         self._layouts: dict[torch.device, Layout] = {}
@@ -159,7 +169,13 @@ class Network:
         for part in self._skeleton.modules():
             self._compiled |= "_orig_mod" in part._modules
             if isinstance(part, nn.Embedding | nn.EmbeddingBag):
-                part.sparse = False  # sparse gradients have no derivative
+                # sparse gradients have no derivative, scaled ones are not the loss's
+                part.sparse = part.scale_grad_by_freq = False
+                if part.max_norm is not None:
+                    raise ValueError(
+                        "an embedding with max_norm writes to its weights whenever it "
+                        "is called: renormalise them, and set its max_norm to None"
+                    )
         self._places = _places(self._skeleton)
         self._dense = self._dense_stack()
         self._examined, self._recomputes, self._vmaps = False, False, True
@@ -520,7 +536,7 @@ class Network:
 
     @torch.no_grad()
     def mixes_examples(self, parameters: Parameters, x: Any, alone: int) -> bool:
-        """Whether the outputs of the first few of x depend on the others beside them.
+        """Whether the first, or last, few of x have other outputs if they are alone.
 
         A layer that takes the statistics of the batch is known without a look.
         """
@@ -530,9 +546,13 @@ class Network:
         ):
             return True
         both = self.evaluate(parameters, x)
-        change = both[:alone] - self.evaluate(parameters, select(x, slice(alone)))
         rtol = max(1e-4, 8 * torch.finfo(both.dtype).eps)
-        return bool(change.abs().max() > rtol * both.abs().max())
+        # what is largest, say, may be among the first
+        return any(
+            bool(change.abs().max() > rtol * both.abs().max())
+            for part in (slice(alone), slice(-alone, None))
+            for change in [both[part] - self.evaluate(parameters, select(x, part))]
+        )
 
     def probe(self, x: Any) -> tuple[Tensor, list[tuple[str, nn.Module, Any, Any]]]:
         """The output at the module's own weights on a few examples.
@@ -773,15 +793,16 @@ def _with(module: nn.Module, state: Parameters) -> nn.Module:
 @contextmanager
 def _in_eval_mode(module: nn.Module) -> Iterator[None]:
     """Gives a module its modes and buffers back in the end."""
-    modes = [(part, part.training) for part in module.modules()]
+    parts = [(part, part.training, {**part._buffers}) for part in module.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
-        for part, _ in modes:
+        for part, *_ in parts:
             part.training = False  # not eval(), which may do more
         yield
     finally:
-        for part, mode in modes:
+        for part, mode, own in parts:
             part.training = mode
+            part._buffers.update(own)  # it may have put others in their place
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from flatlab.environment import double, needs
+from flatlab.environment import needs
 from flatlab.hessian import Hessian
 from flatlab.landscape import interpolate
 from flatlab.loss import IGNORED, Loss
@@ -172,7 +172,7 @@ class Report:
         if not isinstance(other, Report):
             raise TypeError(f"compare takes a Report, got {type(other).__name__}")
         notes, (low, high) = [], sorted((self.part_loss, other.part_loss))
-        unequal = high > (1 + _EQUAL_LOSS) * low
+        unequal = high - low > _EQUAL_LOSS * abs(low)  # some are below 0
         if unequal:
             notes.append(
                 f"The losses, {self.part_loss:.3g} and {other.part_loss:.3g}, differ: "
@@ -253,7 +253,7 @@ def report(
             raise ValueError(f"the loss is {value:.3g}: there is nothing to measure")
         accuracy = _accuracy(loss, w)
         if float(value) < _TINY:
-            w = double(w)  # where all outputs are sure, float32 loses the curvature
+            w = loss.double(w)  # where all outputs are sure, float32 loses curvature
         part = _part(loss, w, examples, seed)
         kind = Hessian if _outputs(loss) <= 64 else _Products
         H, trouble = kind(part, w), None
@@ -317,11 +317,14 @@ def _outputs(loss: Loss) -> int:
 def _part(loss: Loss, w: Tensor, examples: int | None, seed: int) -> Loss:
     """The loss on some of the examples."""
     if examples is None:
-        counted = int((loss.y != IGNORED).sum()) if loss._form[:-1] else loss.n
-        least = max(loss.n * _SHARE, _LABELS * loss.n / counted)
+        counted = int((loss.y != IGNORED).sum())
+        if not loss._form[:-1]:  # targets of a callable may be vectors
+            counted = min(counted, loss.n)
+        examples = math.ceil(max(loss.n * _SHARE, _LABELS * loss.n / counted))
         few = place(select(loss.x, slice(4)), w.device, w.dtype)
-        mixed = loss.net.mixes_examples(loss.net.unflatten(w), few, alone=2)
-        examples = loss.n if mixed else math.ceil(least)
+        parameters = loss.net.unflatten(w)
+        if examples < loss.n and loss.net.mixes_examples(parameters, few, alone=2):
+            return loss
     if examples < 1:
         raise ValueError(f"examples is {examples}, expected a positive number")
     if examples >= loss.n:
@@ -361,11 +364,12 @@ def _round(value: float, digits: int = 2) -> str:
 def _beware(found: Report, net: Network, loss: Loss, radius: float) -> Iterator[str]:
     """What an expert would say to these numbers."""
     top, low = found.top, float(found.spectrum.values[-1])
-    if top > 0 and found.gradient_norm**2 / (2 * top) > 0.01 * found.loss:
-        share = found.gradient_norm**2 / (2 * top) / found.loss
+    fall = found.gradient_norm**2 / (2 * top) if top > 0 else 0.0
+    if fall > 0.01 * abs(found.loss):
         yield (
             f"w is not at a minimum: one step along the gradient of length 1/λmax "
-            f"takes about {share:.0%} off the loss. What rises around w is slope, too."
+            f"takes about {_round(fall)} off the loss. What rises around w is slope "
+            "too."
         )
     if low < -0.02 * abs(top):
         yield (

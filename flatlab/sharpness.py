@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import jvp
 
-from flatlab.environment import double
 from flatlab.loss import IGNORED, Loss
 from flatlab.neighbourhoods import Bound, Neighbourhood, check_set, keskar_box
 from flatlab.network import outputs_of, over_members
@@ -258,7 +257,7 @@ def average_sharpness(
     around = neighbourhood.at(w, loss.net.layout_on(w.device))
     base = loss(w)
     check_same(base, loss(w))
-    exact = double(w)  # where the device knows float64
+    exact = loss.double(w)
     rounding = torch.zeros_like(base)
     if exact.dtype != w.dtype:
         rounding = (base - loss(exact)).abs().to(w)
@@ -336,7 +335,7 @@ def critical_sharpness(
     is then narrowed. A rise that is over within one doubling goes unseen.
 
     Args:
-        loss: the surface. It is evaluated in float64 where the device knows it.
+        loss: the surface. It is evaluated in float64 where device and model have it.
         w: (..., k).
         direction: what a unit learning rate subtracts from w, in the shape of w, as the
             update of an optimiser; by default the gradient.
@@ -346,7 +345,7 @@ def critical_sharpness(
     """
     if not 0 < tol < 1:
         raise ValueError(f"tol must lie between 0 and 1, got {tol}")
-    w = double(w)
+    w = loss.double(wide(w))
     if direction is None:
         direction = loss.gradient(w)
     elif direction.numel() != w.numel() or direction.shape[-1] != w.shape[-1]:

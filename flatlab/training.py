@@ -361,7 +361,7 @@ class _Task:
     ):  # fmt: skip
         self.net, self.criterion = loss.net, loss.criterion
         self.x: Tensor = place(loss.x, w.device, w.dtype)
-        self.y, self.own_labels = loss.y.to(w.device), loss.own_labels
+        self.y, self.own_labels = loss.labels(w), loss.own_labels
         self.masks = self.net.dropout_masks(self.x[:1])
         self.batch_size, self.epochs = batch_size, epochs
         self.rule, self.cosine, self.when = rule, cosine, when
@@ -490,7 +490,7 @@ class _Records:
         row: dict[str, Tensor] = {}
         for name in names:
             loss, losses, sums = self.parts[name], [], dict[str, Any]()
-            own, criterion, y = loss.own_labels, loss.criterion, loss.y.to(m.w.device)
+            own, criterion, y = loss.own_labels, loss.criterion, loss.labels(m.w)
             named, y = isinstance(criterion.function, str), y[m.index] if own else y
             for part, logits in loss.outputs(m.w):
                 labels = y[:, part] if own else y[part]

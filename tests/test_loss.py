@@ -1,6 +1,7 @@
 """Loss: value, gradient and accuracy against plain PyTorch and closed forms."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -514,3 +515,106 @@ def test_no_measure_holds_the_logits_of_a_large_vocabulary_at_once(monkeypatch):
         with Largest() as largest:
             measure()
         assert largest.numbers <= held < n * tokens * vocabulary, name
+
+
+class Hidden(nn.Module):
+    """A loss with a tensor of its own that no one sees, and targets of float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = [torch.tensor([1.0, 4.0, 0.3])]
+
+    def forward(self, z, t):
+        return F.cross_entropy(z, t, self.weight[0])
+
+
+WEIGHTS = torch.tensor([1.0, 4.0, 0.3])
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [nn.CrossEntropyLoss(WEIGHTS), partial(F.cross_entropy, weight=WEIGHTS), Hidden()],
+    ids=["module", "partial", "closure"],
+)
+def test_weights_of_classes_in_float32_do_not_keep_float64_out(criterion):
+    torch.manual_seed(0)
+    module = models.mlp(5, 4, 3)
+    x, y = torch.randn(12, 5), torch.randint(0, 3, (12,))
+    loss = Loss(Network(module), (x, y), criterion)
+    w = loss.net.weights()
+
+    def truth(v):
+        z = torch.func.functional_call(module, loss.net.unflatten(v), (x.double(),))
+        share = WEIGHTS.double()[y]
+        return (F.cross_entropy(z, y, reduction="none") * share).sum() / share.sum()
+
+    base = truth(w.double())
+    assert fl.report(module, (x, y), criterion).loss == pytest.approx(base.item())
+    found = fl.critical_sharpness(loss, w)
+    (slope,) = torch.autograd.functional.jacobian(truth, (w.double(),))
+    for factor, sign in ((0.98, -1), (1.02, 1)):
+        there = truth(w.double() - factor * found.rate * slope)
+        assert (there - base) * sign > 0
+    if not isinstance(criterion, Hidden):
+        torch.testing.assert_close(loss(w.double()), base)
+        slope_here = loss.gradient(w.double())
+        torch.testing.assert_close(slope_here, slope)
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "huber_loss", "smooth_l1_loss"])
+def test_real_targets_are_in_the_dtype_of_w(name):
+    criterion, g = getattr(F, name), torch.Generator().manual_seed(0)
+    x, y = torch.randn(9, 5, generator=g), 2 * torch.randn(9, 1, generator=g)
+    module = nn.Linear(5, 1)
+    for dtype, target in ((torch.float64, y), (torch.float32, y.double())):
+        loss = Loss(Network(module), (x, target), criterion)
+        w = loss.net.weights().to(dtype)
+
+        def truth(v):
+            return criterion(x.to(v) @ v[:5, None] + v[5], y.to(v))
+
+        slope = torch.autograd.functional.jacobian(truth, w)
+        torch.testing.assert_close(loss.gradient(w), slope)
+        curved = torch.autograd.functional.hessian(truth, w)
+        product = Hessian(loss, w) @ torch.eye(6, dtype=dtype)
+        torch.testing.assert_close(product, curved)
+    data = SimpleNamespace(train=SimpleNamespace(x=x, y=y))
+    run = fl.train(
+        Network(module), data, seeds=1, epochs=1, batch_size=9, lr=0.1,
+        criterion=criterion, dtype=torch.float64, device="cpu",
+    )  # fmt: skip
+    start = Network(module).init(1, dtype=torch.float64)
+    loss = Loss(Network(module), (x, y), criterion)
+    torch.testing.assert_close(run.w[0], start - 0.1 * loss.gradient(start))
+
+
+def test_what_the_last_examples_see_of_the_first_is_seen():
+    """The largest input, which scales all, is the first."""
+
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return super().forward(x / x.abs().max())
+
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 5, generator=g, dtype=torch.float64)
+    x[0] *= 9
+    y = torch.randint(0, 3, (12,), generator=g)
+    module = Scaled(5, 3).double()
+    expected = F.cross_entropy(module(x), y).detach()
+    for chunk in (1, 2, 5):
+        loss = Loss(Network(module), (x, y), chunk=chunk)
+        torch.testing.assert_close(loss(loss.net.weights()), expected)
+
+
+def test_accuracy_of_a_single_class_and_of_positions():
+    g = torch.Generator().manual_seed(0)
+    x, none = torch.randn(8, 5, generator=g), torch.zeros(8, dtype=torch.long)
+    for criterion in ("cross_entropy", F.cross_entropy):
+        loss = Loss(Network(nn.Linear(5, 1)), (x, none), criterion)
+        assert loss.accuracy(loss.net.weights()) == 1
+    # as many classes as positions: the classes come second
+    module = nn.Sequential(nn.Linear(5, 9), nn.Unflatten(1, (3, 3)), nn.LogSoftmax(1))
+    y = torch.randint(0, 3, (8, 3), generator=g)
+    loss = Loss(Network(module), (x, y), nn.NLLLoss())
+    expected = (module(x).argmax(1) == y).float().mean()
+    torch.testing.assert_close(loss.accuracy(loss.net.weights()), expected)

@@ -750,3 +750,57 @@ def test_a_pruned_module_is_to_be_made_permanent():
         Network(module)
     prune.remove(module[0], "weight")
     assert Network(module).k == 21
+
+
+# ---------------------------------------------- what autograd, a trace or torch changes
+
+
+class Following(nn.Module):
+    """Puts another buffer in the place of its own, in eval mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 3)
+        self.register_buffer("mean", torch.zeros(5))
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + x.detach().mean(0)
+        return self.b(self.a(x).relu())
+
+
+def test_a_buffer_that_is_replaced_is_put_back():
+    torch.manual_seed(0)
+    module, x = Following(), images(5)
+    held, y = module.mean, torch.arange(6) % 3
+    loss = Loss(Network(module), (x, y))
+    w = loss.net.weights()
+    value = loss(w)
+    Hessian(loss, w).exact_diagonal()  # traces the module
+    assert loss(w) == value == F.cross_entropy(copied(module, w)(x), y)
+    assert module.mean is held
+    assert not held.any()
+
+
+def test_gradients_that_an_embedding_scales_are_those_of_the_loss():
+    torch.manual_seed(0)
+    table = nn.Embedding(4, 3, scale_grad_by_freq=True)
+    module = nn.Sequential(table, nn.Flatten(), nn.Tanh(), nn.Linear(6, 3)).double()
+    x, y = torch.randint(0, 4, (9, 2)), torch.arange(9) % 3
+    loss = Loss(Network(module), (x, y))
+    w, step = loss.net.weights(), 1e-6
+    found = loss.gradient(w)
+    for i, row in enumerate(torch.eye(len(w), dtype=w.dtype)):
+        rise = loss(w + step * row) - loss(w - step * row)
+        assert found[i].item() == pytest.approx(rise.item() / (2 * step), abs=1e-8)
+    assert table.scale_grad_by_freq
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_what_has_no_weights_or_none_that_stay_is_refused():
+    with pytest.raises(ValueError, match="call the module on a batch first"):
+        Network(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 3)))
+    with pytest.raises(TypeError, match=r"complex.*view_as_real"):
+        Network(nn.Linear(5, 3, dtype=torch.complex64))
+    module = nn.Sequential(nn.Embedding(4, 3, max_norm=0.1), nn.Flatten())
+    with pytest.raises(ValueError, match="max_norm writes to its weights"):
+        Network(module)

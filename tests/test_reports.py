@@ -293,3 +293,60 @@ def test_hugging_face_models_have_the_loss_that_they_say_themselves():
         w = fl.Network(model).weights()
         assert found.spectrum.residuals[0] < 0.05 * found.top, kind
         assert found.norm == pytest.approx(w.norm().item())
+
+
+class Float(nn.Module):
+    """Computes in float32, whatever its weights are in, as of images of uint8."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.GRU(5, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        state = torch.zeros(1, len(x), 4)
+        return self.head(self.body(x.float() / 255, state)[0][:, -1])
+
+
+def test_a_model_that_knows_no_float64_is_measured_in_float32():
+    torch.manual_seed(0)
+    module, g = Float(), torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (12, 3, 5), generator=g).to(torch.uint8)
+    y = torch.arange(12) % 3
+    found = fl.report(module, (x, y))
+    loss = fl.Loss(fl.Network(module), (x, y))
+    w = loss.net.weights()
+
+    def truth(v):
+        return F.cross_entropy(
+            torch.func.functional_call(module, loss.net.unflatten(v), (x,)), y
+        )
+
+    values = torch.linalg.eigvalsh(torch.autograd.functional.hessian(truth, w))
+    torch.testing.assert_close(found.spectrum.values[0], values[-1])
+    assert found.loss == pytest.approx(truth(w).item())
+    rate, slope = fl.critical_sharpness(loss, w).rate, loss.gradient(w)
+    assert truth(w - 0.9 * rate * slope) < truth(w) < truth(w - 1.1 * rate * slope)
+    differences = fl.Hessian(loss, w, method="finite_difference") @ slope
+    exact = fl.Hessian(loss, w) @ slope
+    torch.testing.assert_close(differences, exact, rtol=0.05, atol=1e-4)
+
+
+def test_a_loss_below_zero_is_compared_with_itself():
+    def criterion(z, t):
+        return F.gaussian_nll_loss(z[:, 0], t, z[:, 1].exp()) - 3
+
+    x, y = blobs(12)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    found = fl.report(module, (x, y.float()), criterion)
+    assert found.loss < 0
+    assert not found.compare(found).unequal
+    fall = found.gradient_norm**2 / (2 * found.top)
+    assert said(found, f"takes about {float(f'{fall:.2g}'):g} off the loss")
+
+
+def test_of_few_labels_that_count_none_is_left_out():
+    x, y = blobs(6000)
+    y[torch.arange(6000) % 600 != 0] = -100
+    found = fl.report(mlp(), (x, y))
+    assert found.examples == 6000
+    assert found.part_loss == pytest.approx(found.loss)
