@@ -1,5 +1,7 @@
 """The training loss as a function of the weights: L_S(w), accuracy, gradient."""
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -190,7 +192,7 @@ def _gather(batches: Iterable[Any]) -> tuple[Any, Any]:
     if not pairs:
         raise ValueError("the loader gives no batch")
     try:
-        return tree_map(lambda *parts: torch.cat(parts), *pairs)
+        return tree_map(_joined, *pairs)
     except (RuntimeError, ValueError, TypeError) as error:
         forms = {str([tuple(t.shape[1:]) for t in tensors(pair)]) for pair in pairs}
         raise ValueError(
@@ -198,6 +200,11 @@ def _gather(batches: Iterable[Any]) -> tuple[Any, Any]:
             f"{', '.join(sorted(forms))}; give all batches one form, for example by "
             "padding to the longest of all"
         ) from error
+
+
+def _joined(*parts: Any) -> Any:
+    """A part of all batches; what is no tensor of examples is that of the first."""
+    return torch.cat(parts) if tensors(parts[0]) else parts[0]
 
 
 def _as_tensors(x: Any) -> Any:
@@ -224,6 +231,13 @@ def _next_tokens(net: Network, x: Any, y: Any) -> Any:
     if ids.shape != y.shape or bool(((y != ids) & (y != IGNORED)).any()):
         return y
     return torch.cat([y[:, 1:], torch.full_like(y[:, :1], IGNORED)], 1)
+
+
+def _spread(y: Tensor, most: int = 32) -> Tensor:
+    """Which examples to take for a few with labels of all kinds, in their order."""
+    order = y.flatten(1)[:, 0] if y.ndim > 1 else y
+    places = torch.linspace(0, len(y) - 1, min(len(y), most), device=y.device).long()
+    return order.argsort(stable=True)[places]
 
 
 class Loss:
@@ -274,6 +288,11 @@ class Loss:
         self.net, self.n = net, len(parts[0])
         if self.n == 0:
             raise ValueError("the data hold no examples")
+        if sizes := {len(p) for p in parts} - {self.n}:
+            raise ValueError(
+                f"the first input has {self.n} examples and another {min(sizes)}: the "
+                "first axis of all counts the examples; what is none is for the module"
+            )
         if any(p.is_floating_point() and not p.isfinite().all() for p in parts):
             raise ValueError("the inputs hold NaN or infinite values")
         if self.n not in y.shape:
@@ -289,6 +308,7 @@ class Loss:
         self._form = net.probe(select(self.x, slice(2)))[0].shape[1:]
         self._labelled, y = self._checked_labels(y)
         self.y = y.flatten(0, len(self._labelled) - 1) if self._labelled else y
+        self._check_pairing()
         self.criterion = self.criterion.of(self.y)
         self._chunk = chunk
         self._placed: tuple = ()
@@ -324,6 +344,33 @@ class Loss:
                 f"{form[-1] - 1} for {form[-1]} outputs"
             )
         return lead, y
+
+    @torch.no_grad()
+    def _check_pairing(self) -> None:
+        """Raise where a callable would compare every output with every target.
+
+        As outputs (n, 1) and targets (n,) do by broadcasting: whose target is whose
+        then makes no difference, though the targets do.
+        """
+        outputs, y = (self.n, *self._form), self.y
+        with suppress(RuntimeError):  # they do not broadcast, or it does not take these
+            both = torch.broadcast_shapes(outputs, y.shape).numel()
+            if self.own_labels or both <= max(math.prod(outputs), y.numel()):
+                return
+            y = place(y[_spread(y)], y.device, torch.float32)
+            z = torch.linspace(0.1, 0.9, len(y), device=y.device)
+            z = z.view(-1, *[1] * len(self._form)).expand(-1, *self._form)
+            with warnings.catch_warnings(action="ignore"):
+                right, wrong, one = (
+                    self.criterion.mean(z, t, members=False)
+                    for t in (y, y.flip(0), y[:1].expand_as(y))
+                )
+            if torch.isclose(right, wrong) and not torch.isclose(right, one):
+                raise ValueError(
+                    f"the criterion compares every output with every target: the "
+                    f"outputs are of shape {outputs}, the targets {tuple(self.y.shape)}"
+                    "; give them one shape, as y[:, None] or a module that squeezes"
+                )
 
     def __repr__(self) -> str:
         return f"Loss({self.net!r}, n={self.n})"
@@ -422,17 +469,25 @@ class Loss:
         if isinstance(self.criterion.function, str):
             return True
         n = min(self.n, max(2, CHUNK_ELEMENTS // max(1, self._form.numel())))
-        cut = max(1, min(size, n // 2))
         y = y[0] if self.own_labels else y
         generator = torch.Generator("cpu").manual_seed(0)
         noise = torch.rand(n, *self._form, generator=generator, device="cpu")
         outputs, y = noise.to(w), y[torch.arange(n, device=y.device) * self.n // n]
-        pairs = [(outputs, y), *zip(outputs.split(cut), y.split(cut), strict=True)]
-        whole, *parts = (
-            self.criterion.mean(z, t, members=False) * (len(t) / n) for z, t in pairs
-        )
         rtol = max(1e-4, 8 * torch.finfo(w.dtype).eps)
-        return torch.allclose(torch.stack(parts).sum(), whole, rtol=rtol)
+        # pairs of a few show what large parts average out
+        few = _spread(y)
+        for z, t, cut in (
+            (outputs, y, max(1, min(size, n // 2))),
+            (outputs[few], y[few], 2),
+        ):
+            pairs = [(z, t), *zip(z.split(cut), t.split(cut), strict=True)]
+            whole, *parts = (
+                self.criterion.mean(*pair, members=False) * (len(pair[1]) / len(t))
+                for pair in pairs
+            )
+            if not torch.allclose(torch.stack(parts).sum(), whole, rtol=rtol):
+                return False
+        return True
 
     def _default_chunk(self, w: Tensor) -> int:
         if self._units is None:

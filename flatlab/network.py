@@ -712,8 +712,8 @@ def chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
 
 
 def select(x: Any, index: Any) -> Any:
-    """Examples of a tensor, or of every tensor in a dict or tuple."""
-    return tree_map(lambda t: t[index] if isinstance(t, Tensor) else t, x)
+    """Examples of a tensor, or of every one in a dict or tuple that is no number."""
+    return tree_map(lambda t: t[index] if isinstance(t, Tensor) and t.ndim else t, x)
 
 
 def place(x: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -728,8 +728,8 @@ def place(x: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def tensors(x: Any) -> list[Tensor]:
-    """The tensors of an input: itself, or those of a dict or tuple."""
-    return [t for t in tree_leaves(x) if isinstance(t, Tensor)]
+    """The tensors of an input, itself or those of a dict or tuple; no numbers."""
+    return [t for t in tree_leaves(x) if isinstance(t, Tensor) and t.ndim]
 
 
 def outputs_of(module: Callable, x: Any) -> Tensor:

@@ -145,7 +145,9 @@ def largest_sigma(
     probe = torch.where(bracketed, 1.05 * low, start)
     slope = (rise_at(probe)[0] - rise_low) / (probe - low)
     value = torch.where(high.isinf(), high, low)
-    error = torch.where(bracketed & (slope > 0), error_low / slope, torch.nan)
+    # a rise of one draw in many, or of none, says nothing of where the mean's would be
+    known = bracketed & (slope > 0) & (2 * error_low < rise_low)
+    error = torch.where(known, error_low / slope, torch.nan)
     return value, error, rise_low
 
 
@@ -185,7 +187,9 @@ class Tolerated:
     # (members,) in units of w or, if relative, as a share of each weight's absolute
     # value; infinite where no noise is too much
     sigma: Tensor
-    standard_error: Tensor  # (members,) of sigma, from the draws and the local slope
+    # (members,) of sigma, from the draws and the local slope; NaN where hardly a draw
+    # rises, and more samples are needed
+    standard_error: Tensor
     rise: Tensor  # (members,) mean rise at sigma
 
 

@@ -254,6 +254,7 @@ def report(
         accuracy = _accuracy(loss, w)
         if float(value) < _TINY:
             w = loss.double(w)  # where all outputs are sure, float32 loses curvature
+            value, gradient = loss.value_and_gradient(w)
         part = _part(loss, w, examples, seed)
         kind = Hessian if _outputs(loss) <= 64 else _Products
         H, trouble = kind(part, w), None

@@ -618,3 +618,88 @@ def test_accuracy_of_a_single_class_and_of_positions():
     loss = Loss(Network(module), (x, y), nn.NLLLoss())
     expected = (module(x).argmax(1) == y).float().mean()
     torch.testing.assert_close(loss.accuracy(loss.net.weights()), expected)
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        nn.MSELoss(),
+        F.l1_loss,
+        lambda z, t: (z - t).square().mean(),
+        lambda z, t: (z - t).square(),
+    ],
+)
+def test_targets_that_broadcast_against_all_outputs_are_refused(criterion):
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(9, 5, generator=g), torch.randn(9, generator=g)
+    flat = nn.Sequential(nn.Linear(5, 1), nn.Flatten(0))
+    for module, target in ((nn.Linear(5, 1), y), (flat, y[:, None])):
+        with pytest.raises(ValueError, match="every output with every target"):
+            Loss(Network(module), (x, target), criterion)
+    for module, target in ((nn.Linear(5, 1), y[:, None]), (flat, y)):
+        loss = Loss(Network(module), (x, target), criterion)
+        expected = criterion(module(x), target).mean()
+        torch.testing.assert_close(loss(loss.net.weights()), expected.detach())
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        lambda z, t: F.mse_loss(z.squeeze(-1), t),
+        lambda z, t: (z[:, 0] - t).square(),
+        lambda z, t: z.square().mean(),  # of no targets
+        # a rank loss: every pair, but each output has its own target
+        lambda z, t: F.softplus(-(z - z.T) * (t[:, None] - t).sign()).mean(),
+    ],
+)
+def test_outputs_in_a_column_are_no_broadcast_where_the_criterion_knows(criterion):
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(9, 5, generator=g), torch.randn(9, generator=g)
+    module = nn.Linear(5, 1)
+    loss = Loss(Network(module), (x, y), criterion, chunk=4)
+    expected = criterion(module(x), y).mean()
+    torch.testing.assert_close(loss(loss.net.weights()), expected.detach())
+
+
+COMMON = 1 / torch.arange(1, 11).float() ** 1.5
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        nn.CrossEntropyLoss(1 / COMMON),
+        lambda z, t: F.mse_loss(z, F.one_hot(t, 10).to(z)).sqrt(),
+        lambda z, t: -torch.special.entr(z.softmax(-1).mean(0)).sum(),
+    ],
+    ids=["weights of classes", "root", "entropy of the mean"],
+)
+def test_no_mean_over_examples_is_one_in_large_parts(criterion):
+    """What differs by less in parts of a thousand than a random loss shows."""
+    g = torch.Generator().manual_seed(1)
+    y = torch.multinomial(COMMON, 5000, True, generator=g)
+    x = torch.randn(5000, 4, generator=g)
+    module = nn.Linear(4, 10)
+    loss = Loss(Network(module), (x, y), criterion, chunk=1000)
+    w = 5 * torch.randn(50, generator=g)
+    expected = criterion(x @ w[:40].view(10, 4).T + w[40:], y)
+    torch.testing.assert_close(loss(w), expected, rtol=1e-5, atol=0)
+
+
+def test_numbers_beside_the_inputs_are_for_all_examples():
+    class Warm(nn.Linear):
+        def forward(self, x, heat, mask=None):
+            return super().forward(x) / heat
+
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(9, 5, generator=g), torch.arange(9) % 3
+    module, heat = Warm(5, 3), torch.tensor(2.0)
+    expected = F.cross_entropy(module(x, heat), y).detach()
+    batch = {"x": x, "heat": heat, "labels": y}
+    parts = [{**batch, "x": x[s], "labels": y[s], "mask": None}
+             for s in (slice(4), slice(4, 9))]  # fmt: skip
+    for data in (batch, parts, ((x, heat), y)):
+        loss = Loss(Network(module), data, chunk=4)
+        torch.testing.assert_close(loss(loss.net.weights()), expected)
+        assert fl.report(module, data).loss == pytest.approx(expected.item())
+    with pytest.raises(ValueError, match="has 9 examples and another 3"):
+        Loss(Network(module), ((x, torch.ones(3)), y))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import integrate, optimize, stats
 from torch import nn
 
 from flatlab import models, noise
@@ -327,3 +328,24 @@ def test_a_step_of_the_rise_is_found_from_below():
     sigma, _, rise = noise.largest_sigma(rise_at, 0.1, start)
     assert (rise == 0).all()
     assert ((sigma <= 0.37) & (sigma > 0.369)).all()
+
+
+@pytest.mark.parametrize("slope", [0.1, 1, 10, 100, 1e6])
+def test_the_error_covers_the_truth_where_few_draws_rise(slope):
+    """A loss of exactly 0 up to a distance that few draws reach, or none."""
+
+    def criterion(z, t):
+        return (z.norm(dim=-1) - 100).relu() * slope
+
+    def mean(sigma):
+        density, far = stats.maxwell(scale=sigma).pdf, 100 + 20 * sigma
+        return integrate.quad(lambda r: slope * (r - 100) * density(r), 100, far)[0]
+
+    true = optimize.brentq(lambda sigma: mean(sigma) - 0.1, 5, 90)
+    loss = Loss(Network(Point((3,))), (torch.zeros(2, 1), torch.zeros(2)), criterion)
+    for samples in (32, 512):
+        found = tolerated_noise(loss, torch.zeros(3), 0.1, samples=samples)
+        gap = (found.sigma - true).abs()
+        assert found.standard_error.isnan() or gap < 4 * found.standard_error
+        if slope == 0.1 and samples == 512:
+            assert found.standard_error.isfinite()
