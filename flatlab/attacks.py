@@ -109,6 +109,11 @@ def pgd(
         raise ValueError("an attack needs one class for every input, none of them -100")
     y = loss.y.to(w.device).expand(members, n)
     parameters = net.unflatten(w)
+    if net.mixes_examples(net.unflatten(w[0]), clean[:4], alone=2):
+        raise ValueError(
+            "the outputs of an example depend on the others beside it, and an attack "
+            "takes each by itself: give BatchNorm running statistics, for example"
+        )
 
     def judge(points: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """What the search raises, and whether it has succeeded."""
@@ -179,11 +184,12 @@ def _search(
             points = around.points(delta).requires_grad_(not last)
             with torch.set_grad_enabled(not last):
                 value, success = judge(points)
+                whole = value.sum()
             seen = (points.detach(), success, value.detach())
             best = seen if best is None else _better(best, seen)
             if not last:
                 # members and examples do not interact: each has a gradient of its own
-                (gradient,) = torch.autograd.grad(value.sum(), points)
+                (gradient,) = torch.autograd.grad(whole, points)
                 delta = around.project(delta + length * unit.steepest(gradient))
     assert best is not None  # the first start always is there
     return *best, around.norm(best[0] - around.x)

@@ -78,7 +78,12 @@ class Criterion:
         function = _beside(function, outputs)
 
         def one(z: Tensor, t: Tensor) -> Tensor:
-            return function(z, t).mean()
+            losses = function(z, t)
+            if not isinstance(losses, Tensor):
+                raise TypeError(
+                    f"the criterion returns {type(losses).__name__}, expected a tensor"
+                )
+            return losses.mean()
 
         if not members:
             return one(outputs, y)
@@ -561,9 +566,10 @@ class Loss:
         for x, y, share in self.chunks(w):
             with torch.enable_grad():
                 part = self.value(leaves, x, y) * share
-            # members do not interact: the gradient of the sum is each one's own
+                # members do not interact: the gradient of the sum is each one's own
+                whole = part.sum()
             grads = torch.autograd.grad(
-                part.sum(), list(leaves.values()), materialize_grads=True
+                whole, list(leaves.values()), materialize_grads=True
             )
             dense = (g.to_dense() if g.is_sparse else g for g in grads)
             parts = dict(zip(leaves, dense, strict=True))

@@ -168,6 +168,9 @@ class Network:
         self._compiled = False
         for part in self._skeleton.modules():
             self._compiled |= "_orig_mod" in part._modules
+            # they may give another gradient than that of the loss
+            part._backward_hooks.clear()
+            part._backward_pre_hooks.clear()
             if isinstance(part, nn.Embedding | nn.EmbeddingBag):
                 # sparse gradients have no derivative, scaled ones are not the loss's
                 part.sparse = part.scale_grad_by_freq = False
@@ -447,6 +450,10 @@ class Network:
                 x = place(x, own.device, own.dtype)
                 ours = self._run(self.unflatten(own), x)
                 theirs = outputs_of(self._source, x)
+            # w is as wide as the widest parameter, others may be narrower
+            narrow = min(self._source.parameters(), key=lambda p: p.dtype.itemsize)
+            if narrow.is_floating_point():
+                ours, theirs = ours.to(narrow.dtype), theirs.to(narrow.dtype)
             if not (_close(output, copied) and _close(ours, theirs)):
                 raise ValueError(_COPY)
         self._examined = True

@@ -464,7 +464,7 @@ def relative_flatness(loss: Loss, w: Tensor, layer: str | None = None) -> Tensor
 
 def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
     module = loss.net.module(w).eval()
-    target = module.get_submodule(layer)
+    target: Any = module.get_submodule(layer)
     seen = []
 
     def shift(_, inputs, output):
@@ -480,7 +480,7 @@ def _relative_flatness(loss: Loss, w: Tensor, layer: str) -> Tensor:
     handle = target.register_forward_hook(shift)
     module.requires_grad_(False)
     # rows with Rᵀ R = W Wᵀ: as many products as the layer has outputs, or fewer
-    R = torch.linalg.qr(target.get_parameter("weight").detach().mT, mode="r").R
+    R = torch.linalg.qr(target.weight.detach().mT, mode="r").R
     total = w.new_zeros(())
     for x, y, share in loss.chunks(w):
         seen.clear()

@@ -169,6 +169,11 @@ def train(
         settings["radius"] = neighbourhood.radius
     values = _values(settings, dtype, device)
     loss = Loss(net, data.train, criterion)
+    if not isinstance(loss.x, Tensor):
+        raise TypeError(
+            f"the inputs are a {type(loss.x).__name__}, expected one tensor: train "
+            "this module in a loop of your own and measure it through Network(module)"
+        )
     _check_module(net, loss.x)
     lead = _lead(seeds, values, loss._labelled)
     w = _placed(net, w, lead).to(device=device, dtype=dtype, copy=True)

@@ -520,3 +520,11 @@ def test_bad_manifolds_are_refused(cloud, curved):
     z = one.encode(x)
     with pytest.raises(ValueError, match="7 inputs but labels"):
         a.pgd(net, w, z, y, ball(0.5), decode=lambda z: one.decode(z)[:, :7])
+
+
+def test_examples_that_see_each_other_are_not_attacked():
+    layers = torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4, track_running_stats=False)
+    net = Network(torch.nn.Sequential(*layers, torch.nn.Linear(4, 3)))
+    x, y = torch.randn(6, 2), torch.arange(6) % 3
+    with pytest.raises(ValueError, match="depend on the others beside it"):
+        a.pgd(net, net.weights(), x, y, ball(0.1))

@@ -620,6 +620,13 @@ def test_accuracy_of_a_single_class_and_of_positions():
     torch.testing.assert_close(loss.accuracy(loss.net.weights()), expected)
 
 
+def test_a_criterion_gives_a_tensor():
+    x, y = torch.ones(4, 5), torch.arange(4) % 3
+    loss = Loss(Network(nn.Linear(5, 3)), (x, y), lambda z, t: (z.mean(), t))
+    with pytest.raises(TypeError, match="returns tuple, expected a tensor"):
+        loss(loss.net.weights())
+
+
 @pytest.mark.parametrize(
     "criterion",
     [

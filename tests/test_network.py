@@ -804,3 +804,35 @@ def test_what_has_no_weights_or_none_that_stay_is_refused():
     module = nn.Sequential(nn.Embedding(4, 3, max_norm=0.1), nn.Flatten())
     with pytest.raises(ValueError, match="max_norm writes to its weights"):
         Network(module)
+
+
+def test_backward_hooks_do_not_change_the_gradient():
+    torch.manual_seed(0)
+    module, x = models.mlp(5, 4, 3).double(), images(5).double()
+    loss = Loss(Network(module), (x, torch.arange(6) % 3))
+    expected = loss.gradient(loss.net.weights())
+    for layer in (module[1], module[3]):
+        layer.register_full_backward_hook(lambda m, gi, go: tuple(gi and [0 * gi[0]]))
+        layer.register_full_backward_pre_hook(lambda m, go: (3 * go[0],))
+    loss = Loss(Network(module), (x, torch.arange(6) % 3))
+    torch.testing.assert_close(loss.gradient(loss.net.weights()), expected)
+    assert len(module[3]._backward_hooks) == 1
+
+
+def test_a_narrow_part_is_measured_in_the_dtype_of_the_widest():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 4).bfloat16(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = torch.tanh(self.a(x.to(self.a.weight.dtype)))
+            return self.b(h.to(self.b.weight.dtype))
+
+    torch.manual_seed(0)
+    module, x, y = Mixed(), images(5), torch.arange(6) % 3
+    loss = Loss(Network(module), (x, y))
+    w = loss.net.weights()
+    assert w.dtype == torch.float32
+    expected = F.cross_entropy(copy.deepcopy(module).float()(x), y)
+    torch.testing.assert_close(loss(w), expected.detach())

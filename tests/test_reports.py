@@ -350,3 +350,37 @@ def test_of_few_labels_that_count_none_is_left_out():
     found = fl.report(mlp(), (x, y))
     assert found.examples == 6000
     assert found.part_loss == pytest.approx(found.loss)
+
+
+def test_nothing_changes_under_no_grad():
+    x, y = blobs(12)
+    net = fl.Network(mlp())
+    loss, w = fl.Loss(net, (x, y)), net.weights()
+    measures = (
+        lambda: fl.report(mlp(), (x, y)).spectrum.values,
+        lambda: loss.gradient(w),
+        lambda: fl.trace(fl.Hessian(loss, w)).values,
+        lambda: fl.worst_case_sharpness(loss, w, fl.ball(0.1), steps=2).values,
+        lambda: fl.critical_sharpness(loss, w).values,
+        lambda: fl.fisher_rao_norm(loss, w),
+        lambda: fl.relative_flatness(loss, w),
+        lambda: fl.pgd(net, w, x, y, fl.ball(0.3), steps=2).loss,
+        lambda: fl.local_learning_coefficient(loss, w, draws=3, burn_in=3).values,
+    )
+    for measure in measures:
+        expected = measure()
+        with torch.no_grad():
+            assert torch.equal(measure(), expected)
+
+
+def test_a_loss_below_the_smallest_of_float32_is_told():
+    module = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[12.0, 0.0], [-12.0, 0.0]]))
+    x = torch.tensor([[1.0, 0.3], [-1.0, 0.2], [1.2, -0.1]])
+    y = torch.tensor([0, 1, 0])
+    assert F.cross_entropy(module(x), y) == 0
+    exact = F.cross_entropy(copy.deepcopy(module).double()(x.double()), y).item()
+    found = fl.report(module, (x, y))
+    assert found.loss == pytest.approx(exact)
+    assert found.gradient_norm > 0

@@ -676,3 +676,15 @@ def test_critical_sharpness_where_no_step_is_critical():
         critical_sharpness(loss, w, w[:2])
     with pytest.raises(ValueError, match="tol"):
         critical_sharpness(loss, w, tol=1.0)
+
+
+def test_relative_flatness_of_a_parametrized_layer_is_that_of_its_weight():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    data = torch.randn(9, 5, dtype=torch.float64), torch.arange(9) % 3
+    plain = Loss(Network(module), data)
+    expected = relative_flatness(plain, plain.net.weights())
+    nn.utils.parametrizations.weight_norm(module[2])
+    loss = Loss(Network(module), data)
+    found = relative_flatness(loss, loss.net.weights(), "2")
+    torch.testing.assert_close(found, expected)

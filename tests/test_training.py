@@ -497,3 +497,11 @@ def test_one_output_has_a_history_and_wrong_widths_are_refused():
     torch.testing.assert_close(run.history["test_accuracy"][-1], expected)
     with pytest.raises(ValueError, match=r"does not take inputs.*6.*4"):
         train(models.mlp(4, 3, 2), data, seeds=0, epochs=1, lr=0.1, batch_size=5)
+
+
+def test_inputs_that_are_no_tensor_are_refused():
+    data = SimpleNamespace(
+        train=SimpleNamespace(x={"input": torch.ones(4, 5)}, y=[0] * 4)
+    )
+    with pytest.raises(TypeError, match="the inputs are a dict, expected one tensor"):
+        train(nn.Linear(5, 3), data, seeds=1, epochs=1, batch_size=2, lr=0.1)
