@@ -590,7 +590,8 @@ class Network:
             shapes = ", ".join(str(("n", *t.shape[1:])) for t in parts)
             raise ValueError(
                 "the network does not take inputs of shape "
-                f"{shapes.replace(repr('n'), 'n')}: {error}"
+                f"{shapes.replace(repr('n'), 'n')}, of which the first "
+                f"{len(parts[0])} were tried: {error}"
             ) from error
         finally:
             for handle in handles:

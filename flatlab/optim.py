@@ -261,6 +261,8 @@ class SAM(Optimizer):
         alone = bool(ranks)
         with ranks.no_sync() if ranks else nullcontext():
             loss = self._call(compute)
+        if all(p.grad is None for p in parameters):
+            raise ValueError("the closure left no gradient: does it call backward()?")
         gradients = _gradients(parameters)
         gradient = _flatten_dense_tensors(gradients)
         squared = torch.dot(gradient, gradient).item()

@@ -851,3 +851,10 @@ def test_sparse_gradients_are_refused_before_anything_moves():
     with pytest.raises(TypeError, match="sparse"):
         optimizer.step(closure_for(model, torch.arange(4), torch.tensor([0, 1, 0, 1])))
     assert torch.equal(flat(model), before)
+
+
+def test_a_closure_without_backward_is_no_step():
+    module = nn.Linear(3, 1)
+    optimizer = SAM(torch.optim.SGD(module.parameters(), 0.1), ball(0.05))
+    with pytest.raises(ValueError, match="does it call backward"):
+        optimizer.step(lambda: module(torch.ones(1, 3)).sum())
