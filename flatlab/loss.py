@@ -357,8 +357,8 @@ class Loss:
         As outputs (n, 1) and targets (n,) do by broadcasting: whose target is whose
         then makes no difference, though the targets do.
         """
-        outputs, y = (self.n, *self._form), self.y
-        with suppress(RuntimeError):  # they do not broadcast, or it does not take these
+        outputs, y, mixed = (self.n, *self._form), self.y, False
+        with suppress(Exception):  # they do not broadcast, or it does not take these
             both = torch.broadcast_shapes(outputs, y.shape).numel()
             if self.own_labels or both <= max(math.prod(outputs), y.numel()):
                 return
@@ -370,12 +370,13 @@ class Loss:
                     self.criterion.mean(z, t, members=False)
                     for t in (y, y.flip(0), y[:1].expand_as(y))
                 )
-            if torch.isclose(right, wrong) and not torch.isclose(right, one):
-                raise ValueError(
-                    f"the criterion compares every output with every target: the "
-                    f"outputs are of shape {outputs}, the targets {tuple(self.y.shape)}"
-                    "; give them one shape, as y[:, None] or a module that squeezes"
-                )
+            mixed = torch.isclose(right, wrong) and not torch.isclose(right, one)
+        if mixed:
+            raise ValueError(
+                f"the criterion compares every output with every target: the outputs "
+                f"are of shape {outputs}, the targets {tuple(self.y.shape)}; give them "
+                "one shape, as y[:, None] or a module that squeezes"
+            )
 
     def __repr__(self) -> str:
         return f"Loss({self.net!r}, n={self.n})"
@@ -486,10 +487,13 @@ class Loss:
             (outputs[few], y[few], 2),
         ):
             pairs = [(z, t), *zip(z.split(cut), t.split(cut), strict=True)]
-            whole, *parts = (
-                self.criterion.mean(*pair, members=False) * (len(pair[1]) / len(t))
-                for pair in pairs
-            )
+            try:
+                whole, *parts = (
+                    self.criterion.mean(*pair, members=False) * (len(pair[1]) / len(t))
+                    for pair in pairs
+                )
+            except (RuntimeError, ValueError, IndexError):  # it does not take so few
+                return False
             if not torch.allclose(torch.stack(parts).sum(), whole, rtol=rtol):
                 return False
         return True

@@ -668,6 +668,7 @@ def test_outputs_in_a_column_are_no_broadcast_where_the_criterion_knows(criterio
     torch.testing.assert_close(loss(loss.net.weights()), expected.detach())
 
 
+SOME = torch.arange(5000) % 3 == 0
 COMMON = 1 / torch.arange(1, 11).float() ** 1.5
 
 
@@ -677,8 +678,10 @@ COMMON = 1 / torch.arange(1, 11).float() ** 1.5
         nn.CrossEntropyLoss(1 / COMMON),
         lambda z, t: F.mse_loss(z, F.one_hot(t, 10).to(z)).sqrt(),
         lambda z, t: -torch.special.entr(z.softmax(-1).mean(0)).sum(),
+        lambda z, t: z.topk(1001, 0).values.mean() + F.cross_entropy(z, t),
+        lambda z, t: F.cross_entropy(z[SOME], t[SOME]),
     ],
-    ids=["weights of classes", "root", "entropy of the mean"],
+    ids=["weights of classes", "root", "entropy of the mean", "many", "its own"],
 )
 def test_no_mean_over_examples_is_one_in_large_parts(criterion):
     """What differs by less in parts of a thousand than a random loss shows."""
