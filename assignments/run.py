@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import dataclass, field
 
 from assignments.confine import Sandbox, SandboxError
+from assignments.sandboxed import plain
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Session:
     def __init__(self, limits, confined=True):
         self.limits, self.confined = limits, confined
         self.cells, self.sandbox, self.ends = [], None, []
-        self.left, self.added = 0.0, limits.added
+        self.left, self.added = limits.cell, limits.added
         self.took = {}
 
     @contextlib.contextmanager
@@ -58,38 +59,36 @@ class Session:
 
     def run(self, source):
         """Run a cell and remember it, unless it ends the process."""
-        with self._alive() as box:
-            try:
-                box.run(source, self.left)
-            finally:
-                if box.process.poll() is None:
-                    self.cells.append(source)
+        try:
+            self._ask({"cell": source})
+        finally:
+            if self.sandbox is not None:
+                self.cells.append(source)
 
     def call(self, name, args, kwargs):
-        """Call a function: its result, and whether it changed its arguments."""
-        with self._alive() as box:
-            return box.call(name, args, kwargs, self.left)
+        """Call with plain arguments: the result, and whether they were changed."""
+        content = plain.encode((list(args), kwargs)).decode()
+        reply = self._ask({"name": name, "args": content})
+        return plain.decode(reply["value"]), reply.get("changed") is True
 
     def value(self, name):
-        """Give a variable."""
-        with self._alive() as box:
-            return box.value(name, self.left)
+        """Give the plain value of a variable."""
+        return plain.decode(self._ask({"name": name})["value"])
 
     def close(self):
         """End what runs."""
         if self.sandbox is not None:
             self.sandbox.close()
 
-    @contextlib.contextmanager
-    def _alive(self):
+    def _ask(self, request):
         if self.sandbox is None:
             self.sandbox = Sandbox(self.confined)
             for source in self.cells:
                 with contextlib.suppress(Exception):
-                    self.sandbox.run(source, self.limits.cell)
+                    self.sandbox.ask({"cell": source}, self.limits.cell)
         box, before = self.sandbox, self.sandbox.spent
         try:
-            yield box
+            return box.ask(request, self.left)
         except SandboxError as error:
             self.ends.append(str(error))
             self.sandbox = None

@@ -13,7 +13,7 @@ from assignments.sandboxed import plain
 @pytest.fixture
 def box(confined, monkeypatch):
     monkeypatch.setattr(confine, "MEMORY", 256 << 20)
-    made = confine.Sandbox()
+    made = Session(Limits(cell=20))
     yield made
     made.close()
 
@@ -44,14 +44,14 @@ REFUSED = {
 @pytest.mark.parametrize("form", HELD)
 def test_memory_that_processes_hold_counts(box, form):
     with pytest.raises(confine.SandboxError, match="memory"):
-        box.run(f"import time\n{HELD[form]}\ntime.sleep(30)", 20)
+        box.run(f"import time\n{HELD[form]}\ntime.sleep(30)")
 
 
 @pytest.mark.parametrize("form", REFUSED)
 def test_memory_that_nothing_counts_is_refused(box, form):
     code = f"import ctypes, mmap, os, socket\n{REFUSED[form]}"
     with pytest.raises(confine.StudentError, match=r"^(OS|Permission)Error"):
-        box.run(code, 20)
+        box.run(code)
 
 
 @pytest.mark.parametrize("folder", ["/tmp", "/home/student", "/dev/shm"])
@@ -63,8 +63,8 @@ for i in range(80):
             total += file.write(bytes(1 << 20))
     except OSError:
         pass"""
-    box.run(fill, 20)
-    written = box.value("total", 5)
+    box.run(fill)
+    written = box.value("total")
     # Programs may have left something small there.
     assert 0.9 * confine.FILE_SIZE < written <= confine.FILE_SIZE
 
@@ -73,7 +73,7 @@ def test_threads_without_end_end_the_sandbox(box):
     code = "import threading, time\nwhile True:\n"
     code += "    threading.Thread(target=time.sleep, args=(60,)).start()"
     with pytest.raises(confine.SandboxError, match=r"threads|memory|did not end"):
-        box.run(code, 5)
+        box.run(code)
 
 
 def test_time_is_what_is_worked_or_slept_and_not_the_clock(confined):
@@ -116,11 +116,12 @@ def test_forged_replies_harm_nobody_else(box, reply):
     forge = "import os\nfor fd in range(3, 20):\n    with __import__('contextlib')"
     forge += f".suppress(OSError):\n        os.write(fd, {reply!r} + b'\\n')\n"
     forge += "def f(): return 1"
-    box.asked = 1
+    box.run("pass")
+    box.sandbox.asked = 1
     with contextlib.suppress(Exception):
-        box.run(forge, 5)
+        box.run(forge)
     with contextlib.suppress(Exception):
-        assert box.call("f", (), {}, 5)[0] in (1, 3)
+        assert box.call("f", (), {})[0] in (1, 3)
 
 
 # -- plain data
