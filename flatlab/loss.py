@@ -293,6 +293,8 @@ class Loss:
         self.net, self.n = net, len(parts[0])
         if self.n == 0:
             raise ValueError("the data hold no examples")
+        if any(p.layout is not torch.strided for p in parts):
+            raise ValueError("the inputs are sparse, expected dense ones: x.to_dense()")
         if sizes := {len(p) for p in parts} - {self.n}:
             raise ValueError(
                 f"the first input has {self.n} examples and another {min(sizes)}: the "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from flatlab.environment import needs
+from flatlab.environment import double, needs
 from flatlab.hessian import Hessian
 from flatlab.landscape import interpolate
 from flatlab.loss import IGNORED, Loss
@@ -285,7 +285,7 @@ def report(
         examples=part.n,
         loss=float(value),
         accuracy=accuracy,
-        gradient_norm=float(gradient.norm()),
+        gradient_norm=float(double(gradient).norm()),  # float32's may overflow
         part_loss=float(part(w)),
         norm=float(w.norm()),
         spectrum=spectrum,

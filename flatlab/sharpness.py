@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import jvp
 
+from flatlab.environment import double
 from flatlab.loss import IGNORED, Loss
 from flatlab.neighbourhoods import Bound, Neighbourhood, check_set, keskar_box
 from flatlab.network import outputs_of, over_members
@@ -385,7 +386,9 @@ def gradient_norm(loss: Loss, w: Tensor) -> Tensor:
     It vanishes at every minimum, sharp or flat; what it measures near one is how far
     training is from the end.
     """
-    return torch.linalg.vector_norm(loss.gradient(wide(w)), dim=-1)
+    gradient = loss.gradient(wide(w))
+    # squares may overflow in float32
+    return torch.linalg.vector_norm(double(gradient), dim=-1).to(gradient)
 
 
 @over_members

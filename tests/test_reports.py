@@ -384,3 +384,17 @@ def test_a_loss_below_the_smallest_of_float32_is_told():
     found = fl.report(module, (x, y))
     assert found.loss == pytest.approx(exact)
     assert found.gradient_norm > 0
+
+
+def test_a_large_gradient_has_a_length():
+    x, y = blobs(12)
+    module = mlp()
+    with torch.no_grad():
+        module[3].weight *= 1e25
+    found = fl.report(module, (x, y))
+    F.cross_entropy(module.double()(x.double()), y).backward()
+    slope = torch.cat([p.grad.flatten() for p in module.parameters()])
+    assert found.gradient_norm == pytest.approx(slope.norm().item(), rel=1e-5)
+    loss = fl.Loss(fl.Network(module.float()), (x, y))
+    found = fl.gradient_norm(loss, loss.net.weights())
+    torch.testing.assert_close(found, slope.norm().float())
