@@ -330,7 +330,7 @@ def test_a_step_of_the_rise_is_found_from_below():
     assert ((sigma <= 0.37) & (sigma > 0.369)).all()
 
 
-@pytest.mark.parametrize("slope", [0.1, 1, 10, 100, 1e6])
+@pytest.mark.parametrize("slope", [0.1, 10, 1e6])
 def test_the_error_covers_the_truth_where_few_draws_rise(slope):
     """A loss of exactly 0 up to a distance that few draws reach, or none."""
 
