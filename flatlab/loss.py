@@ -208,8 +208,12 @@ def _gather(batches: Iterable[Any]) -> tuple[Any, Any]:
 
 
 def _joined(*parts: Any) -> Any:
-    """A part of all batches; what is no tensor of examples is that of the first."""
-    return torch.cat(parts) if tensors(parts[0]) else parts[0]
+    """A part of all batches; what is no tensor of examples is the same in all."""
+    if tensors(parts[0]):
+        return torch.cat(parts)
+    if any(bool(part != parts[0]) for part in parts):
+        raise ValueError(f"the batches hold {parts[0]} and something else")
+    return parts[0]
 
 
 def _as_tensors(x: Any) -> Any:

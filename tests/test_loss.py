@@ -711,6 +711,8 @@ def test_numbers_beside_the_inputs_are_for_all_examples():
         loss = Loss(Network(module), data, chunk=4)
         torch.testing.assert_close(loss(loss.net.weights()), expected)
         assert fl.report(module, data).loss == pytest.approx(expected.item())
+    with pytest.raises(ValueError, match="cannot be joined"):
+        Loss(Network(module), [parts[0], {**parts[1], "heat": 2 * heat}])
     with pytest.raises(ValueError, match="inputs are sparse"):
         Loss(Network(nn.Linear(5, 3)), (x.to_sparse(), y))
     with pytest.raises(ValueError, match="has 9 examples and another 3"):
