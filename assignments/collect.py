@@ -128,7 +128,8 @@ def collect(paths, assignments):
         names = ", ".join(f.file for f in others[:20])
         looks = [f"Not an assignment's notebook: {names}.", *others[0].looks, *looks]
     elif not chosen:
-        looks.insert(0, "There is no notebook.")
+        there = ", ".join(shown(f.name) for f in files[:5])
+        looks.insert(0, f"There is no notebook{there and f', but {there}'}.")
     if others or not chosen:
         chosen.append(Found(looks=looks, readable=False))
     else:

@@ -69,6 +69,8 @@ def told(error):
 def answer(python, request):
     """Run a cell, call a function or give a value; values go as encoded text."""
     if "cell" in request:
+        # An earlier cell may have put something else in their place, or nothing.
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         result = python.run_cell(request["cell"], store_history=False)
         error = result.error_before_exec or result.error_in_exec
         if error is not None:

@@ -120,6 +120,11 @@ def test_the_folders_of_moodle_and_the_files_of_canvas(tmp_path):
 # -- what is no notebook
 
 
+def test_where_there_is_no_notebook_what_there_is_is_named(handed):
+    (found,) = handed({"toy.tar.gz": b"", "essay.pdf": b""})
+    assert found.looks == ["There is no notebook, but essay.pdf, toy.tar.gz."]
+
+
 def test_links_pipes_and_folders_are_not_read(handed, tmp_path):
     home = tmp_path / "ada"
     (home / "toy.ipynb").symlink_to("/etc/passwd")

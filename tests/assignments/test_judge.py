@@ -122,7 +122,7 @@ def test_noise_magics_and_helpers_are_no_mistake(graded):
     noisy = "import warnings, sys\nwarnings.warn('careful')\nprint('x' * 10**8)\n"
     noisy += "print('y', file=sys.stderr)\n%matplotlib widget\n%load_ext nowhere\n"
     noisy += "!pip install nowhere\n!echo 'def helper(x, k): return k * x' > own.py\n"
-    noisy += "from own import helper"
+    noisy += "from own import helper\nsys.stdout = sys.stderr = None"
     answers = {"double": "%matplotlib widget\ndef double(x):\n    return helper(x, 2)"}
     found = graded(toy.submission(answers, [noisy]))
     assert (points(found), found.status) == (FULL, "graded")
