@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -274,6 +275,9 @@ class Sandbox:
             ):
                 if used > most:
                     self._kill(fate)
+        # Without a namespace a child would hold the pipe, and the reader with it.
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def usage(root):

@@ -124,6 +124,13 @@ def test_forged_replies_harm_nobody_else(box, reply):
         assert box.call("f", (), {})[0] in (1, 3)
 
 
+def test_a_child_that_outlives_its_parent_keeps_nobody_waiting():
+    box = confine.Sandbox(confined=False)
+    code = "import os, time\nif os.fork():\n    os._exit(0)\ntime.sleep(3600)"
+    with pytest.raises(confine.SandboxError, match="ended its process"):
+        box.ask({"cell": code}, 20)
+
+
 # -- plain data
 
 
