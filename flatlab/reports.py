@@ -369,8 +369,8 @@ def _beware(found: Report, net: Network, loss: Loss, radius: float) -> Iterator[
     if fall > 0.01 * abs(found.loss):
         yield (
             f"w is not at a minimum: one step along the gradient of length 1/λmax "
-            f"takes about {_round(fall)} off the loss. What rises around w is slope "
-            "too."
+            f"takes about {_round(fall)} off the loss of {_round(found.loss)}. "
+            "What rises around w is slope, too."
         )
     if low < -0.02 * abs(top):
         yield (
