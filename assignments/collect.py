@@ -25,6 +25,7 @@ MOST_FILES = 5000
 DEEPEST = 12
 # Jupyter's own copies, resource forks of macOS's archives, repositories.
 IGNORED = {"__MACOSX", ".ipynb_checkpoints", ".git", ".DS_Store", ".venv"}
+IGNORED |= {"site-packages", "node_modules"}
 # What a file is that is no notebook, by how its text begins and ends.
 LOOKS = {
     r"\A\Z": "it is empty",
@@ -34,7 +35,10 @@ LOOKS = {
     r"\Aversion https://git-lfs": "it is a pointer of Git LFS, not the file",
     r"(?s)\A\{.*[^}]\Z": "it ends in the middle, as after a download that was cut off",
 }
-CANVAS = re.compile(r"([^_]+)_(?:LATE_)?(\d+)_\d+_(.+)", re.DOTALL)
+# Names of files in downloads of Canvas, and of Moodle without folders.
+CANVAS = re.compile(
+    r"([^_]+)_(?:LATE_)?(\d+)_(?:\d+|assignsubmission_[a-z]+)_(.+)", re.DOTALL
+)
 MOODLE = re.compile(r"_assignsubmission_[a-z]+_?$")
 # Characters that end lines, ring bells, or let text run backwards over other text.
 UNSEEN = re.compile(
@@ -151,7 +155,7 @@ def _read(file):
     found = Found(file=shown(file.name), time=file.time)
     try:
         found.cells = cells(file.read())
-    except (ValueError, OSError, zipfile.BadZipFile, RuntimeError) as error:
+    except Exception as error:  # a damaged archive raises whatever it leads to
         found.readable = False
         found.looks.append(f"The file is {clean(error)}.")
     return found
@@ -229,7 +233,8 @@ def _opened(file, looks):
     found = []
     try:
         archive = zipfile.ZipFile(io.BytesIO(file.read()))
-        for info in archive.infolist()[:MOST_FILES]:
+        listed = sorted(archive.infolist(), key=lambda i: not _is_named(i.filename))
+        for info in listed[:MOST_FILES]:
             if info.is_dir() or not all(map(_counts, info.filename.split("/"))):
                 continue
             changed = time.mktime((*info.date_time, 0, 0, -1))
@@ -239,7 +244,7 @@ def _opened(file, looks):
                     return _bounded(member)
 
             found.append(File(f"{file.name}/{info.filename}", changed, read))
-    except Exception as error:  # a damaged archive raises whatever it leads to
+    except Exception as error:
         looks.append(
             f"{shown(file.name)} is no archive that can be opened "
             f"({type(error).__name__})."
@@ -277,7 +282,8 @@ def _choose(assignment, versions, copied):
     """Of several versions, the one that was changed last."""
     if len(versions) == 1:
         return versions[0]
-    untouched = {_squeezed(c.released) for c in assignment.cells}
+    given = (c.released for c in assignment.cells)
+    untouched = {_squeezed(text) for text in ("", *given, *assignment.texts.values())}
 
     def answered(found):
         return sum(_squeezed(source) not in untouched for _, source, _ in found.cells)
@@ -291,11 +297,13 @@ def _choose(assignment, versions, copied):
     # A copy that was made in one go has one time: it says nothing then.
     vague = copied or times[-1] - times[-2] < 2
     last = max(versions, key=rank if vague else lambda f: (f.time, rank(f)))
+    if not answered(last) and any(map(answered, versions)):
+        last, vague = max(versions, key=rank), True
     others = ", ".join(sorted(f.file for f in versions if f is not last))
     if vague:
         last.looks.append(
-            f"{last.file} is graded, as the one with most answers; their times do not "
-            f"tell which is newer: {others}."
+            f"{last.file} is graded, as the one with most answers; times do not tell "
+            f"which of these is the newest answer: {others}."
         )
     else:
         last.notes.append(
@@ -313,7 +321,7 @@ def cells(content):
     Raises:
         ValueError: the bytes are no notebook; says what they look like.
     """
-    text = _decoded(content)
+    text = decoded(content)
     try:
         book = json.loads(text)
         listed = book["cells"] if "cells" in book else book["worksheets"][0]["cells"]
@@ -327,7 +335,8 @@ def cells(content):
     return found
 
 
-def _decoded(content):
+def decoded(content):
+    """Text as whoever saved it encoded it."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", "replace")
     try:
@@ -337,7 +346,7 @@ def _decoded(content):
 
 
 def _parts(cell):
-    kind, source = cell["cell_type"], cell.get("source", cell.get("input", ""))
+    kind, source = cell["cell_type"], cell.get("source") or cell.get("input") or ""
     source = source if isinstance(source, str) else "".join(source)
     meta = cell.get("metadata")
     meta = meta.get("nbgrader") if isinstance(meta, dict) else None
@@ -429,7 +438,12 @@ def _recognised(assignment, found):
             known.setdefault(_squeezed(cell.released), cell)
     for text in assignment.texts.values():
         texts.add(_squeezed(text))
-    present = {known[i].id for _, _, ids in found for i in ids if i in known}
+    present = {
+        known[i].id
+        for _, source, ids in found
+        for i in ids
+        if i in known and not _same(source, known[i].released)
+    }
     items = []
     for kind, source, ids in found:
         cell = next((known[i] for i in ids if i in known), None)
@@ -486,10 +500,10 @@ def _definitions(
 ):
     """What a cell defines and imports, without what it does."""
     try:
-        nodes = ast.parse(source).body
+        nodes = [n for n in ast.parse(source).body if isinstance(n, kinds)]
+        return "\n".join(map(ast.unparse, nodes))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
-    return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, kinds))
 
 
 def _same(one, other):

@@ -43,10 +43,10 @@ TICK = 0.1
 FOLDER = "/home/student"
 HOST = [sys.executable, str(Path(plain.__file__).with_name("host.py"))]
 # Of each machine: its mark, mmap, and what is refused: memfd_create, memfd_secret,
-# shmget, msgget, semget, io_uring_setup, bpf.
+# shmget, msgget, semget, io_uring_setup, bpf, vmsplice.
 CALLS = {
-    "x86_64": (0xC000003E, 9, (319, 447, 29, 68, 64, 425, 321)),
-    "aarch64": (0xC00000B7, 222, (279, 447, 194, 186, 190, 425, 280)),
+    "x86_64": (0xC000003E, 9, (319, 447, 29, 68, 64, 425, 321, 278)),
+    "aarch64": (0xC00000B7, 222, (279, 447, 194, 186, 190, 425, 280, 75)),
 }
 # Lines of ``/proc/*/status`` that count memory of a process's own, in KiB.
 OWN = re.compile(r"^(?:RssAnon|RssShmem|Huge\w*|VmSwap):\s*(\d+)", re.MULTILINE)

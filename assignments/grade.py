@@ -234,7 +234,9 @@ def records(course, students, folder):
         for one in (collect.Found(**fields) for fields in theirs):
             quizzes.append(one.quizzes)
             path = folder / f"{report.slug(f'{student} {one.assignment}')}.json"
-            found[path] = read(path) or {}
+            kept = read(path)
+            known = isinstance(kept, dict) and kept.keys() >= {"content", "grade"}
+            found[path] = kept if known else {}
             if job := course.job(student, one, found[path]):
                 jobs[path] = job
     names = {job.found.assignment for job in jobs.values() if job.found.readable}
@@ -247,9 +249,9 @@ def records(course, students, folder):
             record["grade"] = asdict(Grade(*whose, "look", grade, nothing(of)))
         else:
             if job.only:
-                new = {o["id"]: o for o in grade["outcomes"]}
                 old = record["grade"]["outcomes"]
-                grade["outcomes"] = [new.get(o["id"], o) for o in old]
+                merged = {o["id"]: o for o in (*old, *grade["outcomes"])}
+                grade["outcomes"] = list(merged.values())
             record |= {"content": job.content, "rules": job.rules, "grade": grade}
             write(path, record)
         say(f"{len(jobs)} to go")
@@ -260,7 +262,7 @@ def grade_all(options):
     """Grade a folder, write its tables and pages, and give the list of grades."""
     output, course = options.output, Course(options)
     # These tables may be wrong: say so before all work.
-    by_hand = report.ByHand(output, course.assignments)
+    report.ByHand(output, course.assignments)
     rules = gradebook.rules(options.submissions, course.assignments)
     students = collect.students(options.submissions)
     if options.student and options.student not in students:
@@ -273,6 +275,8 @@ def grade_all(options):
             raise SystemExit(f"another run is grading into {output}") from None
         found, quizzes = records(course, students, output / "records")
         grades = [Grade.of(record["grade"]) for record in found]
+        # Somebody may have filled it in meanwhile.
+        by_hand = report.ByHand(output, course.assignments)
         order = list(course.assignments)
         grades.sort(key=lambda g: (g.student, order.index(g.assignment or order[0])))
         for one in grades:

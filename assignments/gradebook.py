@@ -13,11 +13,14 @@ import statistics
 import tomllib
 from collections import Counter
 
+from assignments.collect import decoded
 from assignments.report import rows_of, table
 
 ALIKE = 0.8  # share of the shorter answer that stands in the other
 SHORTEST = 30  # runs; shorter answers look alike by themselves
 PIECE = 8  # words and signs in a run
+LONGEST = 100_000  # characters of an answer that are compared
+KINDS = {"book": str, "late": dict, "deadlines": dict}  # what course.toml may hold
 
 
 def rules(folder, assignments):
@@ -25,9 +28,12 @@ def rules(folder, assignments):
     path, found = folder / "course.toml", {}
     if path.is_file():
         try:
-            found = tomllib.loads(path.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            found = tomllib.loads(decoded(path.read_bytes()))
+        except tomllib.TOMLDecodeError as error:
             raise SystemExit(f"{path}: {error}") from None
+    for name, value in found.items():
+        if not isinstance(value, KINDS.get(name, ())):
+            raise SystemExit(f"{path}: {name}; give book, [late] or [deadlines]")
     late = {"free_days": 0, "penalty": 0.0, "most_days": math.inf, "grace_minutes": 10}
     for name, value in found.get("late", {}).items():
         if not (name in late and isinstance(value, int | float) and value >= 0):
@@ -50,8 +56,8 @@ def rules(folder, assignments):
             raise SystemExit(
                 f"late.csv, line {row['']}: give an assignment, whole days"
             )
-        given[row["student"], row["assignment"]] = int(row["days"])
-    return late, ends, given, str(found.get("book", "")).rstrip("/")
+        given[row["student"].strip(), row["assignment"]] = int(row["days"])
+    return late, ends, given, found.get("book", "").rstrip("/")
 
 
 def apply_late(grades, course):
@@ -62,6 +68,8 @@ def apply_late(grades, course):
     """
     late, ends, given, _ = course
     free = Counter()
+    if lost := given.keys() - {(g.student, g.assignment) for g in grades}:
+        print(f"late.csv has days for what nobody handed in: {lost!a}")
     for g in sorted(grades, key=lambda g: (g.student, ends.get(g.assignment, 0))):
         over = g.time - ends.get(g.assignment, g.time) - 60 * late["grace_minutes"]
         days = given.get((g.student, g.assignment), max(0, math.ceil(over / 86400)))
@@ -85,7 +93,11 @@ def items(grades, quizzes, output):
                 rest = sum(answers.values()) - right
                 tasks.setdefault(key, []).append((float(right), rest, ""))
     for g in grades:
-        shares = {o.id: o.points / o.most for o in g.outcomes if o.points is not None}
+        shares = {
+            o.id: o.points / o.most
+            for o in g.outcomes
+            if o.points is not None and o.most
+        }
         for o in g.outcomes:
             if o.id in shares and g.status != "unreadable":
                 rest = sum(shares.values()) - shares[o.id]
@@ -129,6 +141,7 @@ def likeness(grades, assignments, output):
 
 def pieces(source, kind):
     """All runs of a few words and signs; in code, with all names made alike."""
+    source = source[:LONGEST]
     if kind == "student":
         source = re.sub(r"#.*", "", source)
     found = re.findall(r"\w+|[^\w\s]", source.lower())

@@ -1,5 +1,6 @@
 """The tests, outside the sandbox, and what they make of a student's answers."""
 
+import builtins
 import contextlib
 import copy
 import io
@@ -77,7 +78,7 @@ def judge(
 ) -> Grade:
     """Grade one submission, or the one task of it whose id is ``only``."""
     if not found.readable:
-        reason = " ".join([*found.notes, *found.looks])
+        reason = collect.clean(" ".join([*found.notes, *found.looks]))[:4000]
         lost = nothing(assignment, reason)
         name = assignment.name if assignment else ""
         return Grade(student, name, found.file, found.time, "unreadable", reason, lost)
@@ -179,6 +180,7 @@ class Bench:
         for error in self.raised:
             # A student's own exception may say an input that they should not see.
             kind = error.partition(":")[0]
+            kind = kind if hasattr(builtins, kind) else "An exception"
             message = message.replace(error, f"{kind} on other input")
         most = cell.points
         return Outcome(cell.id, most * share, most, message, detail, cell.title)

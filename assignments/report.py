@@ -13,8 +13,9 @@ from pathlib import Path
 
 import jinja2
 
-from assignments.collect import clean
+from assignments.collect import clean, decoded
 
+CELL = 30_000  # characters; spreadsheets and csv take few more
 FORMULA = re.compile(r"(^|[;\t\n])([ \u00a0]*[=+\-@＝＋－＠])")
 # PyTorch brings jinja2 along.
 PAGES = jinja2.Environment(
@@ -28,7 +29,7 @@ PAGES = jinja2.Environment(
 def slug(name):
     """A file's name for any text: short, plain, and different for different texts."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
-    if plain == name:
+    if plain == name and not re.search("-[0-9a-f]{10}$", name):
         return name
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:10]}".lstrip("-")
 
@@ -79,11 +80,7 @@ def rows_of(path, needed):
     """
     if not path.is_file():
         return []
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", "replace")
+    text = decoded(path.read_bytes())
     head = text.partition("\n")[0]
     reader = csv.DictReader(
         io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count)
@@ -147,7 +144,8 @@ class ByHand:
             if not row and o.points is not None:
                 continue
             answer = answers.get(o.id, "")
-            version = hashlib.sha256(answer.encode()).hexdigest()[:12]
+            # With a letter in front, or spreadsheets take some for numbers.
+            version = f"v{hashlib.sha256(answer.encode()).hexdigest()[:12]}"
             given = row.get("given", "")
             if given and row.get("version", version) not in ("", version):
                 row["changed"] = "the answer has changed since points were given"
@@ -155,7 +153,7 @@ class ByHand:
                 stale.append(o.title or o.id)
             fixed = dict(zip(self.HEAD, (*key, o.points, o.most, given)))
             self.used.add(key)
-            self.rows[key] = row | fixed | {"answer": answer, "version": version}
+            self.rows[key] = row | fixed | {"answer": answer[:CELL], "version": version}
             if given:
                 o.points = float(given)
                 o.message = "" if o.message == "waits for a person" else o.message

@@ -117,6 +117,15 @@ def test_the_folders_of_moodle_and_the_files_of_canvas(tmp_path):
     assert found == {"Ada Lovelace_123": 2, "turingalan_77": 2}
 
 
+def test_a_download_of_moodle_without_folders(tmp_path, assignments):
+    path = tmp_path / "Ada Lovelace_123_assignsubmission_file_toy.ipynb"
+    path.write_text(toy.submission())
+    ((student, paths),) = collect.students(tmp_path).items()
+    (found,) = collect.collect(paths, assignments)
+    assert (student, found.assignment) == ("Ada Lovelace_123", "toy")
+    assert found.readable and not found.looks
+
+
 # -- what is no notebook
 
 
@@ -246,6 +255,27 @@ def archive(path, files):
             zipped.writestr(name, content)
 
 
+def test_a_notebook_behind_thousands_of_files_is_found(handed, tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "MOST_FILES", 5)
+    files = dict.fromkeys(map(str, range(9)), "") | {"toy.ipynb": toy.submission()}
+    archive(tmp_path / "ada" / "x.zip", files)
+    assert handed({})[0].readable
+
+
+def test_a_member_that_cannot_be_unpacked_costs_itself_only(handed, tmp_path):
+    archive(tmp_path / "ada" / "x.zip", {"old.ipynb": toy.submission()})
+    content = bytearray((tmp_path / "ada" / "x.zip").read_bytes())
+    content[60:90] = b"\xff" * 30
+    first, other = handed({"toy.ipynb": toy.submission(), "x.zip": bytes(content)})
+    assert (first.assignment, first.readable, other.readable) == ("toy", True, False)
+
+
+def test_a_cell_without_a_source_is_empty():
+    book = json.loads(toy.submission())
+    book["cells"][0]["source"] = None
+    assert collect.cells(json.dumps(book).encode())[0][1] == ""
+
+
 def test_a_zip_in_the_folder_is_opened_without_its_resource_forks(handed, tmp_path):
     files = {
         "hw/toy.ipynb": toy.submission(),
@@ -284,6 +314,17 @@ def test_where_times_say_nothing_the_one_with_answers_is_graded(handed):
     (found,) = handed(files, {"toy.ipynb": 100, "old/toy.ipynb": 0})
     assert found.file == "toy.ipynb"
     assert "times do not tell" in found.looks[0]
+
+
+@pytest.mark.parametrize("newest", ["untouched", "cut off"])
+def test_a_newer_version_without_answers_does_not_win(handed, newest):
+    given = dict(_solutions()) | {"why": "YOUR ANSWER HERE"}
+    given = {id: getattr(c, "released", c) for id, c in given.items()}
+    text = toy.submission(given) if newest == "untouched" else "{"
+    files = {"toy.ipynb": toy.submission(), "toy (1).ipynb": text}
+    (found,) = handed(files, {"toy.ipynb": 100, "toy (1).ipynb": 0})
+    assert (found.file, found.readable) == ("toy.ipynb", True)
+    assert "toy (1).ipynb" in found.looks[0]
 
 
 def _solutions():
@@ -393,6 +434,24 @@ def test_a_missing_cell_is_named_and_a_new_one_that_defines_the_same_is_found(fi
 def test_a_written_answer_of_any_kind_of_cell(fitted, kind):
     steps, _ = fitted(lambda book: toy.find(book, "why").update(cell_type=kind))
     assert sources(steps, "why") == ["I think so."]
+
+
+def test_an_answer_above_its_untouched_cell_is_found(fitted, assignments):
+    def above(book):
+        place = book["cells"].index(toy.find(book, "norm"))
+        book["cells"].insert(place, toy.code(toy.RIGHT["norm"]))
+
+    steps, _ = fitted(above, {"norm": assignments["toy"].by_id["norm"].released})
+    assert sources(steps, "norm") == [toy.RIGHT["norm"]]
+
+
+def test_a_locked_cell_that_cannot_be_written_again_is_left_out(fitted):
+    def grown(book):
+        text = "\ndef own():\n    return " + "+".join(["1"] * 1500)
+        toy.find(book, "test-norm")["source"] += text
+
+    steps, _ = fitted(grown)
+    assert any(step.id == "test-norm" for step in steps)
 
 
 def test_a_written_answer_beside_its_cell(fitted):

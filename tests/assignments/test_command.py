@@ -258,6 +258,19 @@ def test_a_slip_in_the_table_is_said_before_anything_is_graded(
         report.ByHand(tmp_path, {"toy": notebooks.read("toy", toys)})
 
 
+@pytest.mark.parametrize("kept", ["3", '"x"', "[1]", "{}", "{"])
+def test_a_damaged_record_is_made_again(command, kept):
+    command.put("ada", toy.submission())
+    whole = command()
+    (record,) = command.out.glob("records/*")
+    record.write_text(kept)
+    assert command() == whole
+
+
+def test_slugs_differ_where_names_do():
+    assert report.slug("ada b") != report.slug(report.slug("ada b"))
+
+
 # -- anything
 
 names = st.binary(min_size=1, max_size=40).filter(

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import toy
 
-from assignments import gradebook, judge, notebooks, release
+from assignments import gradebook, judge, notebooks, release, report
 
 
 def grade(student, points, time=0.0, answer="", message=""):
@@ -29,12 +29,15 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_late_days_use_up_the_free_ones_and_then_cost(tmp_path):
+def test_late_days_use_up_the_free_ones_and_then_cost(tmp_path, capsys):
     (tmp_path / "course.toml").write_text(
+        "\ufeff"
         "[deadlines]\ntoy = 2026-11-02T23:59:00+01:00\n"
         "[late]\nfree_days = 1\npenalty = 0.25\nmost_days = 2\n"
     )
-    (tmp_path / "late.csv").write_text("student;assignment;days\nill;toy;0\n")
+    (tmp_path / "late.csv").write_text(
+        "student;assignment;days\nill ;toy;0\ngone;toy;1\n"
+    )
     end = datetime.fromisoformat("2026-11-02T23:59:00+01:00").timestamp()
     times = {"early": -9, "minute": 60, "day": 86400, "two": 90000, "four": 3.5 * 86400}
     grades = [grade(s, 2.0, end + t) for s, t in times.items()]
@@ -48,6 +51,7 @@ def test_late_days_use_up_the_free_ones_and_then_cost(tmp_path):
         "four": (4, 0.0),
         "ill": (0, 2.0),
     }
+    assert "gone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,8 @@ def test_late_days_use_up_the_free_ones_and_then_cost(tmp_path):
         ("deadlines", "course.toml"),
         ("[deadlines]\nTOY = 2026-11-02T23:59:00Z", "no assignment TOY"),
         ("[late]\npenality = 0.1", "penality = 0.1"),
+        ("[deadline]\ntoy = 2026-11-02T23:59:00Z", "deadline; give"),
+        ("late = 3", "late; give"),
         ("[late]\npenalty = '10%'", "give a number"),
     ],
 )
@@ -78,6 +84,25 @@ def test_statistics_of_a_task_over_a_class(tmp_path):
     assert (first["all"], first["none"], first["times"]) == ("2", "2", "2")
     assert first["most_frequent_message"] == "no"
     assert first["correlation_with_rest"] in ("-1", "'-1")
+
+
+def test_a_task_without_points_has_no_share(tmp_path):
+    g = grade("ada", 2.0)
+    g.outcomes.append(judge.Outcome("test-more", 0.0, 0.0))
+    gradebook.items([g], [], tmp_path)
+    assert "test-more" not in {row["task"] for row in rows(tmp_path / "items.csv")}
+
+
+def test_a_long_answer_is_kept_and_compared_in_part(toys, tmp_path):
+    for _ in range(2):
+        by_hand = report.ByHand(tmp_path, {"toy": notebooks.read("toy", toys)})
+        waits = judge.Outcome("why", None, 3.0)
+        g = judge.Grade("ada", "toy", "t", 0.0, "graded", "", [waits])
+        g.steps = [["written", "why", "x" * 200_000, ""]]
+        by_hand.apply(g)
+        by_hand.save()
+    pieces = gradebook.pieces(" ".join(map(str, range(10**6))), "written")
+    assert len(pieces) < gradebook.LONGEST
 
 
 LONG = """def double(x):

@@ -63,6 +63,8 @@ def test_an_exception_of_any_class_crosses_the_wall_by_name(graded):
     assert points(found) == FULL | {"test-norm": 0, "test-parts": 0}
     assert message(found, "norm") == "EOFError: it"
     assert message(found, "parts").endswith("Own")
+    shown = {o.id: o.message for o in found.outcomes}
+    assert shown["test-parts"] == "An exception on other input"
 
 
 def test_wrong_answers_get_none_and_are_told_why(answered):
