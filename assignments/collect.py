@@ -359,7 +359,7 @@ def _parts(cell):
 
 def _looks_like(text):
     for pattern, words in LOOKS.items():
-        if re.search(pattern, text.strip(), re.IGNORECASE):
+        if re.search(pattern, text.strip(" \t\r\n"), re.IGNORECASE):
             return words
     return "please hand it in again, as Jupyter saves it"
 
@@ -456,6 +456,8 @@ def _recognised(assignment, found):
             own = next((i.removeprefix("cell ") for i in ids), "")
             lines = set(assignment.texts.get(own, "").splitlines())
             source = "\n".join(n for n in source.splitlines() if n not in lines)
+        if cell and cell.kind == "solution" and kind != "code":
+            source = re.sub(r"(?m)^```.*$", "", source)
         if cell is not None or _squeezed(source) not in texts:
             items.append((cell, kind, source))
     return items

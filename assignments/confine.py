@@ -94,6 +94,7 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONIOENCODING": "utf-8",
     "PIP_NO_INDEX": "1",  # there is no network: say so at once
+    "TORCH_COMPILE_DISABLE": "1",  # its results, without a compiler
     "FLATLAB_PROGRESS": "0",
     "FLATLAB_DEVICE": "cpu",
     "LANG": "C.UTF-8",

@@ -8,8 +8,6 @@ nothing is unpickled.
 import base64
 import collections.abc
 import contextlib
-import decimal
-import fractions
 import io
 import itertools
 import json
@@ -52,7 +50,7 @@ def _pack(value):
         return {"tensor": _array(value.numpy())}
     if isinstance(value, np.ndarray):
         return {"array": _array(value)}
-    if isinstance(value, np.longdouble | decimal.Decimal | fractions.Fraction):
+    if isinstance(value, np.longdouble):
         return float(value)
     if isinstance(value, np.generic) and value.dtype.kind in "biufcU":
         return _pack(value.item())
@@ -76,6 +74,8 @@ def _pack(value):
         listed = list(itertools.islice(value, LONGEST + 1))
         if len(listed) <= LONGEST:
             return [_pack(v) for v in listed]
+    if hasattr(kind, "__float__"):  # Decimal, Fraction, numbers of SymPy
+        return float(value)
     raise NotPlainError(
         f"{kind.__name__}: give numbers, text, lists, tuples, dicts, arrays or tensors"
     )

@@ -194,6 +194,7 @@ LOOKS = {
     toy.submission()[:-40]: "ends in the middle",
     "version https://git-lfs.github.com/spec/v1\n": "Git LFS",
     "PK\x03\x04": "of another kind",
+    "\x1f\x8b\x08": "of another kind",
     "[]": "as Jupyter saves it",
     "null": "as Jupyter saves it",
     '{"cells": 3}': "as Jupyter saves it",
@@ -443,6 +444,15 @@ def test_an_answer_above_its_untouched_cell_is_found(fitted, assignments):
 
     steps, _ = fitted(above, {"norm": assignments["toy"].by_id["norm"].released})
     assert sources(steps, "norm") == [toy.RIGHT["norm"]]
+
+
+def test_an_answer_between_fences_is_code(fitted):
+    def fenced(book):
+        text = f"```python\n{toy.RIGHT['norm']}\n```"
+        toy.find(book, "norm").update(cell_type="markdown", source=text)
+
+    (answer,) = sources(fitted(fenced)[0], "norm")
+    assert answer.strip() == toy.RIGHT["norm"]
 
 
 def test_a_locked_cell_that_cannot_be_written_again_is_left_out(fitted):

@@ -139,6 +139,9 @@ SAME = {
     "a long double": "def norm(v):\n    return np.longdouble(5)",
     "no imaginary part": "def norm(v):\n    return complex(np.hypot(*v))",
     "an integer": "def norm(v):\n    return int(np.hypot(*v))",
+    "compiled": "import torch\n@torch.compile\ndef norm(v):\n    return v @ v / 5",
+    "a number of its own": "class Own:\n    def __float__(self):\n"
+    "        return 5.0\ndef norm(v):\n    return Own()",
 }
 
 
