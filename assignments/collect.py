@@ -23,9 +23,9 @@ LARGEST_FILE = 160 << 20  # with saved outputs, which are thrown away
 LARGEST_SOURCE = 4 << 20  # what is left of a notebook then
 MOST_FILES = 5000
 DEEPEST = 12
-# Jupyter's own copies, resource forks of macOS's archives, repositories.
-IGNORED = {"__MACOSX", ".ipynb_checkpoints", ".git", ".DS_Store", ".venv"}
-IGNORED |= {"site-packages", "node_modules"}
+# Jupyter's own copies, resource forks of macOS's archives, repositories, packages.
+IGNORED = {"__MACOSX", ".ipynb_checkpoints", ".git", ".DS_Store"}
+IGNORED |= {".venv", "site-packages", "node_modules"}
 # What a file is that is no notebook, by how its text begins and ends.
 LOOKS = {
     r"\A\Z": "it is empty",
@@ -294,11 +294,13 @@ def _choose(assignment, versions, copied):
         return answered(found), exact, -depth, found.file
 
     times = sorted(f.time for f in versions)
-    # A copy that was made in one go has one time: it says nothing then.
+    newest = max(versions, key=lambda f: (f.time, rank(f)))
+    fullest = max(versions, key=rank)
+    # A copy that was made in one go has one time, which says nothing then; no more does
+    # that of a notebook without answers.
     vague = copied or times[-1] - times[-2] < 2
-    last = max(versions, key=rank if vague else lambda f: (f.time, rank(f)))
-    if not answered(last) and any(map(answered, versions)):
-        last, vague = max(versions, key=rank), True
+    vague = vague or (not answered(newest) and answered(fullest))
+    last = fullest if vague else newest
     others = ", ".join(sorted(f.file for f in versions if f is not last))
     if vague:
         last.looks.append(

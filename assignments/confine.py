@@ -31,7 +31,8 @@ PACKAGE = Path(importlib.util.find_spec("flatlab").origin).parent
 GIB = 1 << 30
 ADDRESS_SPACE = 8 * GIB  # of one process; torch alone maps some
 MEMORY = 4 * GIB  # of all processes together
-TASKS = 512  # processes and threads at once
+PROCESSES = 64  # at once; loading a library may start a few
+THREADS = 512
 PROCESSOR_SECONDS = 3600
 FILE_SIZE = 50 << 20  # of one file, and of all in a folder
 REPLY_SIZE = 64 << 20
@@ -263,14 +264,15 @@ class Sandbox:
         """Count what is used, and end what uses too much."""
         while self.process.poll() is None:
             time.sleep(TICK)
-            worked, memory, tasks, moves = usage(self.process.pid)
+            worked, memory, processes, threads, moves = usage(self.process.pid)
             if self.due and not moves and worked - self.worked < 0.01:
                 self.slept += TICK
             self.worked = max(self.worked, worked)  # who ends takes its time along
             end, clock, seconds = self.due or (math.inf, math.inf, 0)
             for used, most, fate in (
                 (memory, MEMORY, f"used more than {MEMORY // GIB} GiB of memory"),
-                (tasks, TASKS, f"started more than {TASKS} processes and threads"),
+                (processes, PROCESSES, f"started more than {PROCESSES} processes"),
+                (threads, THREADS, f"started more than {THREADS} threads"),
                 (self.spent, end, f"did not end within {seconds:.0f} s"),
                 (time.monotonic(), clock, "did not end for a long time, by the clock"),
             ):
@@ -286,21 +288,25 @@ def usage(root):
 
     Returns:
         Their processor time in seconds, with that of those who ended; memory of their
-        own in bytes; how many threads there are; whether any runs or waits to.
+        own in bytes; how many processes and threads; whether any runs or waits to.
     """
-    stats = {p.split("/")[2]: _stat(p) for p in glob.glob("/proc/[0-9]*/stat")}
-    inside = [str(root)] if stats.get(str(root)) else []
+    children, stats = {}, {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        if fields := _stat(path):
+            stats[pid := path.split("/")[2]] = fields
+            children.setdefault(fields[1], []).append(pid)
+    inside = [str(root)] if str(root) in stats else []
     for pid in inside:
-        inside += [p for p, s in stats.items() if s[1:2] == [pid] and p not in inside]
-    worked, memory, tasks, moves = 0, 0, 0, False
+        inside += [c for c in children.get(pid, ()) if c not in inside]
+    worked, memory, threads, moves = 0, 0, 0, False
     for pid in inside:
         worked += sum(map(int, stats[pid][11:15]))
-        tasks += int(stats[pid][17])
+        threads += int(stats[pid][17])
         memory += sum(int(n) << 10 for n in OWN.findall(_text(f"/proc/{pid}/status")))
         states = (_stat(path)[:1] for path in glob.glob(f"/proc/{pid}/task/*/stat"))
         moves = moves or any(state in (["R"], ["D"]) for state in states)
     ticks = os.sysconf("SC_CLK_TCK") if inside else 1
-    return worked / ticks, memory, tasks, moves
+    return worked / ticks, memory, len(inside), threads, moves
 
 
 def _stat(path):
