@@ -109,7 +109,7 @@ def pgd(
         raise ValueError("an attack needs one class for every input, none of them -100")
     y = loss.y.to(w.device).expand(members, n)
     parameters = net.unflatten(w)
-    if net.mixes_examples(net.unflatten(w[0]), clean[:4], alone=2):
+    if net.mixes_examples(net.unflatten(w[0]), clean):
         raise ValueError(
             "the outputs of an example depend on the others beside it, and an attack "
             "takes each by itself: give BatchNorm running statistics, for example"

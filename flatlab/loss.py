@@ -365,7 +365,7 @@ class Loss:
         """
         outputs, y, mixed = (self.n, *self._form), self.y, False
         with suppress(Exception):  # they do not broadcast, or it does not take these
-            both = torch.broadcast_shapes(outputs, y.shape).numel()
+            both = math.prod(np.broadcast_shapes(outputs, y.shape))
             if self.own_labels or both <= max(math.prod(outputs), y.numel()):
                 return
             y = place(y[_spread(y)], y.device, torch.float32)
@@ -475,8 +475,7 @@ class Loss:
         """
         _, x, y = self._placed
         parameters = self.net.unflatten(w.reshape(-1, self.net.k)[0])
-        alone = min(size, 2)
-        if self.net.mixes_examples(parameters, select(x, slice(2 * alone)), alone):
+        if self.net.mixes_examples(parameters, x, alone=min(size, 2)):
             return False
         if isinstance(self.criterion.function, str):
             return True

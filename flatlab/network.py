@@ -542,8 +542,8 @@ class Network:
         return self._dense is not None
 
     @torch.no_grad()
-    def mixes_examples(self, parameters: Parameters, x: Any, alone: int) -> bool:
-        """Whether the first, or last, few of x have other outputs if they are alone.
+    def mixes_examples(self, parameters: Parameters, x: Any, alone: int = 2) -> bool:
+        """Whether a few of x have other outputs if they are without as many others.
 
         A layer that takes the statistics of the batch is known without a look.
         """
@@ -552,13 +552,15 @@ class Network:
             for module in self._skeleton.modules()
         ):
             return True
-        both = self.evaluate(parameters, x)
+        like = next(iter(parameters.values()))
+        few = place(select(x, slice(2 * alone)), like.device, like.dtype)
+        both = self.evaluate(parameters, few)
         rtol = max(1e-4, 8 * torch.finfo(both.dtype).eps)
         # what is largest, say, may be among the first
         return any(
             bool(change.abs().max() > rtol * both.abs().max())
             for part in (slice(alone), slice(-alone, None))
-            for change in [both[part] - self.evaluate(parameters, select(x, part))]
+            for change in [both[part] - self.evaluate(parameters, select(few, part))]
         )
 
     def probe(self, x: Any) -> tuple[Tensor, list[tuple[str, nn.Module, Any, Any]]]:

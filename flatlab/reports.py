@@ -19,7 +19,7 @@ from flatlab.hessian import Hessian
 from flatlab.landscape import interpolate
 from flatlab.loss import IGNORED, Loss
 from flatlab.neighbourhoods import Neighbourhood, adaptive_ball, ball
-from flatlab.network import Network, place, select
+from flatlab.network import Network, select
 from flatlab.noise import Noise, wide
 from flatlab.progress import progress
 from flatlab.reparameterization import rescale_layers
@@ -322,9 +322,8 @@ def _part(loss: Loss, w: Tensor, examples: int | None, seed: int) -> Loss:
         if not loss._form[:-1]:  # targets of a callable may be vectors
             counted = min(counted, loss.n)
         examples = math.ceil(max(loss.n * _SHARE, _LABELS * loss.n / counted))
-        few = place(select(loss.x, slice(4)), w.device, w.dtype)
         parameters = loss.net.unflatten(w)
-        if examples < loss.n and loss.net.mixes_examples(parameters, few, alone=2):
+        if examples < loss.n and loss.net.mixes_examples(parameters, loss.x):
             return loss
     if examples < 1:
         raise ValueError(f"examples is {examples}, expected a positive number")
