@@ -128,6 +128,16 @@ def test_forged_replies_harm_nobody_else(box, reply):
         assert box.call("f", (), {})[0] in (1, 3)
 
 
+def test_more_processes_than_libraries_start_end_the_sandbox(confined):
+    code = "import os, time\nfor _ in range(70):\n    if not os.fork():\n"
+    code += "        time.sleep(60)\ntime.sleep(60)"
+    with (
+        contextlib.closing(confine.Sandbox()) as box,
+        pytest.raises(confine.SandboxError, match="64 processes"),
+    ):
+        box.ask({"cell": code}, 20)
+
+
 def test_a_child_that_outlives_its_parent_keeps_nobody_waiting():
     box = confine.Sandbox(confined=False)
     code = "import os, time\nif os.fork():\n    os._exit(0)\ntime.sleep(3600)"
